@@ -1,0 +1,191 @@
+"""Run one node as one process: parameters, logging, signals, exit status."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import FrameType
+from typing import Protocol, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from inference_service.core.errors import InferenceServiceError
+from inference_service.transport import create_node
+from inference_service.transport.protocol import Node
+
+EXIT_BAD_PARAMETERS = 2
+EXIT_FAILED = 1
+
+_logger = logging.getLogger("inference_service.runtime")
+
+
+class NodeParameters(BaseModel):
+    """Parameters that every node takes; each is also a ROS parameter of that name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node_name: str
+    use_sim_time: bool = False
+    transport: str = "dds"
+
+
+class App(Protocol):
+    """What runs on a node. ``failure`` is set when the process has to end with an error."""
+
+    @property
+    def failure(self) -> str | None: ...
+
+    def close(self) -> None: ...
+
+
+P = TypeVar("P", bound=NodeParameters)
+
+
+class ParameterError(InferenceServiceError):
+    """A parameter is unknown, missing or has a wrong value."""
+
+    wire_name = "parameter"
+
+
+def parse_arguments(argv: Sequence[str]) -> dict[str, str]:
+    """``key:=value`` words, plain or as ROS writes them, as a mapping of raw strings.
+
+    Understood: ``key:=value``, ``--ros-args``, ``-p key:=value``, ``--params-file FILE`` and ``-r __node:=NAME``.
+
+    Raises:
+        ParameterError: a word that is none of these.
+    """
+    values: dict[str, str] = {}
+    words = iter(argv)
+    for word in words:
+        if word in ("--ros-args", "--", "-p", "--param"):
+            continue
+        if word == "--params-file":
+            values.update(_read_parameter_file(Path(next(words, ""))))
+        elif word in ("-r", "--remap"):
+            source, _, target = next(words, "").partition(":=")
+            if source != "__node":
+                raise ParameterError(f"remapping {source!r} is not supported: set the topic's parameter instead")
+            values["node_name"] = target
+        elif ":=" in word and not word.startswith("-"):
+            key, _, value = word.partition(":=")
+            values[key] = value
+        else:
+            raise ParameterError(f"argument {word!r} is not understood: write key:=value")
+    return values
+
+
+def _read_parameter_file(path: Path) -> dict[str, str]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ParameterError(f"parameter file {path}: {error}") from error
+    values: dict[str, str] = {}
+    for section in (tree or {}).values():
+        for key, value in (section or {}).get("ros__parameters", {}).items():
+            values[key] = str(value)
+    return values
+
+
+def build_parameters(parameters_type: type[P], values: dict[str, str]) -> P:
+    """Typed parameters out of raw strings.
+
+    Raises:
+        ParameterError: every problem, one a line, with the nearest valid name for an unknown key.
+    """
+    known = list(parameters_type.model_fields)
+    try:
+        return parameters_type(**values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = str(problem["loc"][0]) if problem["loc"] else ""
+            if problem["type"] == "extra_forbidden":
+                near = get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+                lines.append(f"unknown parameter {key!r}: {hint}")
+            elif problem["type"] == "missing":
+                lines.append(f"parameter {key!r} is required: add {key}:=…")
+            else:
+                lines.append(f"parameter {key!r} = {problem['input']!r}: {problem['msg']}")
+        raise ParameterError("\n".join(lines)) from error
+
+
+class _RosFormatter(logging.Formatter):
+    """``[INFO] [1700000000.123456789] [node]: message``, as rcutils prints it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "WARN" if record.levelno == logging.WARNING else record.levelname
+        text = f"[{level}] [{record.created:.9f}] [{record.name}]: {record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Send every log record to standard error, one line each, in ROS's own form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_RosFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def run_node(parameters_type: type[P], start: Callable[[Node, P], App], argv: Sequence[str]) -> int:
+    """Start a node, wait for SIGINT or SIGTERM, stop it; the process's exit status.
+
+    0 after a signal, 1 when the app failed, 2 for bad parameters or a configuration that cannot work.
+    """
+    configure_logging()
+    faulthandler.enable()
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    try:
+        parameters = build_parameters(parameters_type, parse_arguments(argv))
+        node = create_node(parameters.node_name, parameters.transport, use_sim_time=parameters.use_sim_time)
+    except InferenceServiceError as error:
+        _report(error)
+        return EXIT_BAD_PARAMETERS
+    try:
+        return _run(node, start, parameters, stop)
+    finally:
+        node.close()
+
+
+def _report(error: Exception) -> None:
+    for line in str(error).splitlines():
+        _logger.error("%s", line)
+
+
+def _run(node: Node, start: Callable[[Node, P], App], parameters: P, stop: threading.Event) -> int:
+    try:
+        app = start(node, parameters)
+    except (InferenceServiceError, ValueError, OSError) as error:
+        _report(error)
+        return EXIT_BAD_PARAMETERS
+    # What lives now lives as long as the process: keep the collector from walking it during control ticks.
+    gc.collect()
+    gc.freeze()
+    try:
+        while not stop.wait(0.2):
+            if app.failure:
+                _logger.error("%s", app.failure)
+                return EXIT_FAILED
+    finally:
+        app.close()
+    return 0
+
+
+def monotonic_ms() -> float:
+    """Monotonic time in milliseconds, for durations."""
+    return time.perf_counter() * 1e3
