@@ -1,0 +1,224 @@
+"""The device's side of the wire: one request out, its own reply back, never without a deadline.
+
+Until an engine's card has been seen the plain form is spoken (WIRE.md), which an unmodified IB-Robot
+engine understands. Once a card was seen, its silence means that the engine is lost: requests in flight
+are woken with :class:`EngineUnavailable` at once, later ones are refused until it is READY again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from inference_service.core.batch import AffineImage, Batch, Float32
+from inference_service.core.errors import (
+    EngineUnavailable,
+    InferenceServiceError,
+    MalformedMessage,
+    PolicyMismatch,
+    RequestTimeout,
+    error_from_wire,
+)
+from inference_service.transport.protocol import Message, Node, QoS
+from inference_service.wire.envelope import (
+    WIRE_VERSION,
+    EngineCard,
+    EngineState,
+    Reply,
+    Request,
+    card_from_status,
+    decode_reply,
+    encode_request,
+)
+
+CARD_TOPIC = "/inference/engine"
+CARD_LOST_S = 0.75
+"""An engine whose card (sent at 4 Hz) has been silent for this long is lost."""
+VARIANTS = "ibrobot_msgs/msg/VariantsList"
+
+
+@dataclass
+class _Pending:
+    engine_id: str
+    done: threading.Event = field(default_factory=threading.Event)
+    reply: Reply | None = None
+    lost: str = ""
+
+
+@dataclass(frozen=True)
+class EngineAnswer:
+    """A normalised chunk, float32 (chunk, action_dim), and where the time went (ms)."""
+
+    action: Float32
+    timing_ms: dict[str, float]
+    round_trip_ms: float
+
+
+class EngineClient:
+    """Asynchronous proxy of an engine. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        node: Node,
+        fingerprint: str,
+        request_topic: str,
+        result_topic: str,
+        on_engine_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._node = node
+        self._logger = logging.getLogger(node.name)
+        self._fingerprint = fingerprint
+        self._on_change = on_engine_change
+        self._device_id = node.name + "@" + uuid.uuid4().hex[:8]
+        self._session = uuid.uuid4().hex[:16]
+        self._sequence = 0
+        self._lock = threading.Lock()
+        self._pending: dict[str, _Pending] = {}
+        self._cards: dict[str, tuple[EngineCard, float]] = {}
+        self._card_seen = False
+        self._problem: str | None = None
+        self.dropped: Counter[str] = Counter()
+        self._publisher = node.create_publisher(request_topic, VARIANTS)
+        self._replies = node.create_subscription(result_topic, VARIANTS, self._on_reply, group="replies")
+        card_qos = QoS(depth=8, durability="transient_local")
+        node.create_subscription(
+            CARD_TOPIC, "diagnostic_msgs/msg/DiagnosticStatus", self._on_card, card_qos, group="cards"
+        )
+        node.create_timer(0.1, self._watch, group="cards")
+
+    def problem(self) -> str | None:
+        """Why a request sent now would be refused, or None."""
+        try:
+            self._usable_card()
+        except InferenceServiceError as error:
+            return str(error)
+        return None
+
+    def infer(self, batch: Batch, *, prompt: str | None, obs_stamp_ns: int, timeout_s: float) -> EngineAnswer:
+        """Send a batch, wait for its reply.
+
+        Raises:
+            EngineUnavailable: no engine, not READY, or lost while waiting.
+            PolicyMismatch: the engine holds another policy.
+            RequestTimeout: no reply within ``timeout_s``.
+            InferenceServiceError: whatever error the engine answered.
+        """
+        card = self._usable_card()
+        started = time.monotonic()
+        request = self._request(batch, prompt, obs_stamp_ns, timeout_s)
+        pending = _Pending(card.engine_id if card else "")
+        with self._lock:
+            self._pending[request.request_id] = pending
+        try:
+            self._publisher.publish(encode_request(request, extended=card is not None, codecs=_codecs(batch, card)))
+            if not pending.done.wait(max(0.0, started + timeout_s - time.monotonic())):
+                raise RequestTimeout(f"no reply from the engine within {timeout_s:g} s")
+        finally:
+            with self._lock:
+                del self._pending[request.request_id]
+        if pending.reply is None:
+            raise EngineUnavailable(pending.lost)
+        return self._answer(pending.reply, (time.monotonic() - started) * 1e3)
+
+    def _answer(self, reply: Reply, round_trip_ms: float) -> EngineAnswer:
+        if reply.status != "ok":
+            raise error_from_wire(reply.status, reply.message)
+        if reply.action is None:
+            raise MalformedMessage("the engine's reply holds no action")
+        return EngineAnswer(reply.action, dict(reply.timing_ms), round_trip_ms)
+
+    def _request(self, batch: Batch, prompt: str | None, obs_stamp_ns: int, timeout_s: float) -> Request:
+        with self._lock:
+            self._sequence += 1
+            sequence = self._sequence
+        return Request(
+            request_id=uuid.uuid4().hex,
+            batch=batch,
+            device_id=self._device_id,
+            session=self._session,
+            sequence=sequence,
+            deadline_ms=timeout_s * 1e3,
+            obs_stamp_ns=obs_stamp_ns,
+            fingerprint=self._fingerprint,
+            prompt=prompt,
+        )
+
+    def _usable_card(self) -> EngineCard | None:
+        """The card of a READY engine with our policy, or None where only a plain engine can be there."""
+        with self._lock:
+            cards = [card for card, _ in self._cards.values()]
+            seen = self._card_seen
+        if not seen:
+            if not self._publisher.matched:
+                raise EngineUnavailable(f"no engine subscribes {self._publisher.topic}: start pure_inference")
+            return None
+        if not cards:
+            raise EngineUnavailable("the engine is lost: its card is silent")
+        ready = [card for card in cards if card.state is EngineState.READY]
+        if not ready:
+            states = ", ".join(f"{card.engine_id} is {card.state.name} {card.message}".strip() for card in cards)
+            raise EngineUnavailable(f"no engine is READY: {states}")
+        matching = [card for card in ready if card.fingerprint == self._fingerprint]
+        if not matching:
+            theirs = ", ".join(card.fingerprint for card in ready)
+            raise PolicyMismatch(
+                f"device and engine hold different policies: fingerprint {self._fingerprint} here, {theirs} there: "
+                "use the same policy directory on both sides"
+            )
+        return matching[0]
+
+    def _on_card(self, message: Message) -> None:
+        if message.name != "pure_inference":
+            return
+        card = card_from_status(message)
+        if card.wire != WIRE_VERSION:
+            self.dropped["card_version"] += 1
+            return
+        with self._lock:
+            self._card_seen = True
+            self._cards[card.engine_id] = (card, time.monotonic())
+        self._watch()
+
+    def _watch(self) -> None:
+        """Forget silent engines, wake who waits for one that is lost, tell of every change."""
+        now = time.monotonic()
+        with self._lock:
+            self._cards = {k: (c, t) for k, (c, t) in self._cards.items() if now - t < CARD_LOST_S}
+            orphans = [p for p in self._pending.values() if p.engine_id and p.engine_id not in self._cards]
+        for pending in orphans:
+            pending.lost = "the engine was lost while it worked on the request"
+            pending.done.set()
+        problem = self.problem()
+        if problem == self._problem:
+            return
+        before, self._problem = self._problem, problem
+        if problem:
+            self._logger.warning("Engine not usable: %s", problem)
+        elif before is not None:
+            self._logger.info("Engine ready")
+        self._on_change()
+
+    def _on_reply(self, message: Message) -> None:
+        reply = decode_reply(message)
+        if reply.session and reply.session != self._session:
+            self.dropped["foreign"] += 1
+            return
+        with self._lock:
+            pending = self._pending.get(reply.request_id)
+            if pending is not None and not pending.done.is_set():
+                pending.reply = reply
+                pending.done.set()
+                return
+        self.dropped["late_or_duplicate"] += 1
+
+
+def _codecs(batch: Batch, card: EngineCard | None) -> dict[str, str]:
+    """Images travel as uint8 where the engine offers it: exact, and a quarter of the bytes."""
+    if card is None or "u8" not in card.codecs:
+        return {}
+    return {key: "u8" for key, value in batch.items() if isinstance(value, AffineImage)}

@@ -1,0 +1,198 @@
+"""The robot's streams, sampled on demand at a goal's timestamp.
+
+Nothing is decoded before it is asked for: a stream keeps the newest messages as they came. What a sample
+may be is the contract's alignment:
+
+========  ==========================================================================================
+strategy  the sample taken for stamp *t*
+========  ==========================================================================================
+hold      the newest at or before *t*
+asof      the same; the tolerance is required
+drop      the newest at or before *t*, and newer than the sample given before
+========  ==========================================================================================
+
+Each is refused when it is older than the tolerance (``tol_ms``, or :data:`DEFAULT_TOLERANCE_NS`): no
+action is computed from a stale or missing stream, and the error names it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from inference_service.core.batch import Feature, FeatureType
+from inference_service.core.errors import InvalidObservation, MissingObservation, ObservationError, StaleObservation
+from inference_service.nodes.decoding import (
+    decode_compressed_image,
+    decode_image,
+    decode_joint_state,
+    decode_multi_array,
+)
+from inference_service.nodes.diagnostics import stamp_to_ns
+from inference_service.transport.protocol import Message, Node, QoS
+from robot_config import ObservationSpec
+
+DEFAULT_TOLERANCE_NS = 1_000_000_000
+CLOCK_AHEAD_NS = 1_000_000_000
+"""A header stamp further in the future than this is another clock, not a fresh picture."""
+_IMAGES_KEPT = 3
+_VECTORS_KEPT = 64
+_ASPECT_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A message as it came, with the stamp it is aligned by (ROS time, ns)."""
+
+    stamp_ns: int
+    message: Message
+
+
+class ObservationStream:
+    """One subscribed topic of the contract."""
+
+    def __init__(self, node: Node, spec: ObservationSpec, feature: Feature) -> None:
+        self.spec = spec
+        self.feature = feature
+        self.is_image = feature.type is FeatureType.VISUAL
+        self.frozen = 0
+        self.received = 0
+        self._node = node
+        self._logger = logging.getLogger(node.name)
+        self._lock = threading.Lock()
+        self._samples: deque[Sample] = deque(maxlen=_IMAGES_KEPT if self.is_image else _VECTORS_KEPT)
+        self._given_ns = -1
+        self._warned_size: tuple[int, int] | None = None
+        self._tolerance_ns = int(spec.align.tol_ms * 1_000_000) or DEFAULT_TOLERANCE_NS
+        qos = QoS(depth=spec.qos.depth, reliability=spec.qos.reliability, durability=spec.qos.durability)
+        self.subscription = node.create_subscription(spec.topic, spec.type, self.push, qos, group="observations")
+
+    def push(self, message: Message) -> None:
+        """Keep a message. One that repeats its predecessor's header stamp is a frozen source, not news."""
+        stamp = self._node.now_ns()
+        if self.spec.align.stamp == "header" and hasattr(message, "header"):
+            stamp = stamp_to_ns(message.header.stamp) or stamp
+        with self._lock:
+            self.received += 1
+            if self._samples and stamp == self._samples[-1].stamp_ns:
+                self.frozen += 1
+                return
+            if self._samples and stamp < self._samples[-1].stamp_ns:
+                self._samples.clear()  # the source or its clock started again
+            self.frozen = 0
+            self._samples.append(Sample(stamp, message))
+
+    def age_ms(self) -> float | None:
+        """Age of the newest sample, or None where nothing came yet."""
+        with self._lock:
+            newest = self._samples[-1].stamp_ns if self._samples else None
+        return None if newest is None else (self._node.now_ns() - newest) / 1e6
+
+    def sample(self, stamp_ns: int) -> Any:
+        """The decoded value for ``stamp_ns``.
+
+        Raises:
+            MissingObservation: nothing came yet, or a part of it is missing.
+            StaleObservation: the newest is older than the tolerance, or the source is frozen.
+            InvalidObservation: what came cannot be used.
+        """
+        chosen = self.choose(stamp_ns)
+        if self.spec.align.strategy == "drop" and chosen.stamp_ns <= self._given_ns:
+            raise StaleObservation(
+                f"{self.spec.key} ({self.spec.topic}): no new sample since the last one given (align.strategy: drop)"
+            )
+        self._given_ns = chosen.stamp_ns
+        return self._decode(chosen.message)
+
+    def choose(self, stamp_ns: int) -> Sample:
+        """The message that stands for ``stamp_ns``, not decoded. Raises as :meth:`sample` does for the stream."""
+        name = f"{self.spec.key} ({self.spec.topic})"
+        with self._lock:
+            samples = list(self._samples)
+            frozen = self.frozen
+        if not samples:
+            publishers = self.subscription.matched
+            hint = "nobody publishes it: start the driver or check the topic" if not publishers else "no message yet"
+            raise MissingObservation(f"{name}: {hint}")
+        chosen = next((s for s in reversed(samples) if s.stamp_ns <= stamp_ns), samples[0])
+        age = stamp_ns - chosen.stamp_ns
+        if age < -CLOCK_AHEAD_NS:
+            raise InvalidObservation(
+                f"{name}: stamped {-age / 1e9:.1f} s in the future: synchronise the clocks or set align.stamp: receive"
+            )
+        if age > self._tolerance_ns:
+            why = f"frozen, {frozen} messages repeat its stamp" if frozen else "the stream has stopped or is too slow"
+            raise StaleObservation(
+                f"{name}: newest sample is {age / 1e6:.0f} ms old, tolerance {self._tolerance_ns / 1e6:.0f} ms: {why}"
+            )
+        return chosen
+
+    def _decode(self, message: Message) -> Any:
+        topic = self.spec.topic
+        if not self.is_image:
+            names = self.spec.selector.names if self.spec.selector else ()
+            if self.spec.type == "sensor_msgs/msg/JointState":
+                return decode_joint_state(message, names, topic)
+            return decode_multi_array(message, names, topic)
+        compressed = self.spec.type == "sensor_msgs/msg/CompressedImage"
+        image = decode_compressed_image(message, topic) if compressed else decode_image(message, topic)
+        self._check_size(image.shape[0], image.shape[1])
+        return image
+
+    def _check_size(self, height: int, width: int) -> None:
+        """Refuse a picture of another aspect than the contract's; say once that one of another size is resized."""
+        declared = self.spec.image.resize if self.spec.image else None
+        expected = tuple(declared) if declared else self.feature.shape[1:]
+        if (height, width) == expected:
+            return
+        got, want = width / height, expected[1] / expected[0]
+        if abs(got - want) > _ASPECT_TOLERANCE * want:
+            raise InvalidObservation(
+                f"{self.spec.key} ({self.spec.topic}): picture is {width}x{height}, the contract says "
+                f"{expected[1]}x{expected[0]}: set the camera to that size, or image.resize to the camera's"
+            )
+        if declared and self._warned_size != (height, width):
+            self._warned_size = (height, width)
+            self._logger.warning("%s: %dx%d instead of %dx%d, resized", self.spec.topic, width, height, *expected[::-1])
+
+
+class ObservationSampler:
+    """All streams that a policy needs. ``sample`` is called per goal, from any thread."""
+
+    def __init__(self, node: Node, specs: Sequence[ObservationSpec], features: dict[str, Feature]) -> None:
+        self._node = node
+        self.streams = [ObservationStream(node, spec, features[spec.key]) for spec in specs]
+
+    def sample(self, stamp_ns: int) -> dict[str, Any]:
+        """An observation for ``stamp_ns``; streams that share a key are concatenated in the contract's order.
+
+        Raises:
+            ObservationError: with every stream at fault, not only the first.
+        """
+        parts: dict[str, list[Any]] = {}
+        problems: list[ObservationError] = []
+        for stream in self.streams:
+            try:
+                parts.setdefault(stream.spec.key, []).append(stream.sample(stamp_ns))
+            except ObservationError as error:
+                problems.append(error)
+        if problems:
+            raise type(problems[0])("; ".join(str(p) for p in problems))
+        return {key: values[0] if len(values) == 1 else np.concatenate(values) for key, values in parts.items()}
+
+    def problems(self) -> list[str]:
+        """What a goal stamped now would be refused for; for diagnostics and readiness."""
+        now = self._node.now_ns()
+        found = []
+        for stream in self.streams:
+            try:
+                stream.choose(now)
+            except ObservationError as error:
+                found.append(str(error))
+        return found

@@ -1,0 +1,253 @@
+"""``act_inference_node``: the device's node, in both modes.
+
+A goal names a stamp; the node samples the robot's streams at that stamp, preprocesses, infers (in this
+process when monolithic, over the wire when distributed), postprocesses and answers with a chunk in robot
+units. The dispatcher cannot tell the modes apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from inference_service.core.errors import InferenceServiceError
+from inference_service.core.policy_folder import PolicyFolder
+from inference_service.core.postprocessor import TensorPostprocessor
+from inference_service.core.preprocessor import TensorPreprocessor
+from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_to_ns
+from inference_service.nodes.observations import ObservationSampler
+from inference_service.nodes.policy_runner import Answer, LocalRunner, RemoteRunner, Runner
+from inference_service.nodes.runtime import NodeParameters, monotonic_ms, run_node
+from inference_service.transport.protocol import GoalStatus, Message, Node, ServerGoal
+from inference_service.wire.interfaces import get_message
+from inference_service.wire.variants import to_variants
+from robot_config import load_robot_config
+
+ACTION_TYPE = "ibrobot_msgs/action/DispatchInfer"
+VARIANTS = "ibrobot_msgs/msg/VariantsList"
+STAGES = ("total", "sample", "preprocess", "wire", "queue", "decode", "inference", "encode", "postprocess")
+"""Stages of a request, in milliseconds, on ``/actions/<policy>`` as ``timing.stages`` and ``timing.ms``."""
+
+
+class PolicyParameters(NodeParameters):
+    """``checkpoint`` is the policy directory; an empty ``control_mode`` takes the YAML's default."""
+
+    node_name: str = "act_inference_node"
+    checkpoint: str
+    robot_config_path: str
+    control_mode: str = ""
+    lerobot_norm_mode: str = "none"
+    device: str = "auto"
+    execution_mode: Literal["monolithic", "distributed"] = "monolithic"
+    request_timeout: float = 5.0
+    cloud_inference_topic: str = "/preprocessed/batch"
+    cloud_result_topic: str = "/inference/action"
+    threads: int = 0
+
+
+class PolicyNode:
+    """Serves ``DispatchInfer``."""
+
+    def __init__(self, node: Node, parameters: PolicyParameters) -> None:
+        self._node = node
+        self._parameters = parameters
+        self._logger = logging.getLogger(node.name)
+        _refuse_unit_conversion(parameters.lerobot_norm_mode)
+        self._folder = PolicyFolder.load(parameters.checkpoint)
+        config = self._folder.config
+        robot = load_robot_config(parameters.robot_config_path)
+        specs = robot.contract.select(config.input_features)
+        self._preprocessor = TensorPreprocessor(self._folder)
+        self._postprocessor = TensorPostprocessor(self._folder)
+        self._count = 0
+        self._failed = 0
+        self._last_error = ""
+        self._last_ms: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._sampler = ObservationSampler(node, specs, config.input_features)
+        self._actions = node.create_publisher(f"/actions/{config.type}", VARIANTS)
+        self._health = node.create_publisher(f"/{node.name}/health", "diagnostic_msgs/msg/DiagnosticStatus")
+        self._diagnostics = DiagnosticsPublisher(node, self._collect)
+        self._runner = self._make_runner()
+        mode = robot.control_modes.get(parameters.control_mode or robot.default_control_mode)
+        self._servers = self._serve(mode.inference.action_server if mode else None)
+        node.create_timer(1.0, self._publish_health, group="diagnostics")
+        self._logger.info(
+            "act node ready (%s): policy_type=%s, chunk_size=%d, fingerprint=%s",
+            "distributed (edge proxy)" if self._distributed else "monolithic",
+            config.type,
+            config.chunk_size,
+            self._folder.fingerprint,
+        )
+
+    @property
+    def failure(self) -> str | None:
+        """Never: what breaks is answered and shown in diagnostics, and the robot holds."""
+        return None
+
+    @property
+    def _distributed(self) -> bool:
+        return self._parameters.execution_mode == "distributed"
+
+    def _make_runner(self) -> Runner:
+        p = self._parameters
+        if self._distributed:
+            self._logger.info(
+                "Distributed mode: publishing to %s, subscribed to %s", p.cloud_inference_topic, p.cloud_result_topic
+            )
+            return RemoteRunner(self._node, self._folder.fingerprint, p, self._diagnostics.publish_now)
+        return LocalRunner(self._folder, p.device, p.threads, self._logger, self._diagnostics.publish_now)
+
+    def _serve(self, alias: str | None) -> list[Any]:
+        names = [f"/{self._node.name}/DispatchInfer"]
+        if alias and alias not in names:
+            names.append(alias)
+        return [self._node.create_action_server(name, ACTION_TYPE, self._execute) for name in names]
+
+    # -- one goal -----------------------------------------------------------------------------------------------
+
+    def _execute(self, goal: ServerGoal) -> tuple[GoalStatus, Message]:
+        started = monotonic_ms()
+        try:
+            actions, timing = self._infer(goal, started)
+        except InferenceServiceError as error:
+            self._fail(error)
+            return GoalStatus.ABORTED, _result(None, f"{error.wire_name}: {error}", monotonic_ms() - started)
+        except Exception as error:
+            self._logger.exception("Inference failed")
+            self._fail(error)
+            message = f"internal: {type(error).__name__}: {error}"
+            return GoalStatus.ABORTED, _result(None, message, monotonic_ms() - started)
+        self._succeed(timing)
+        self._publish_chunk(goal.request.inference_id, actions, timing)
+        return GoalStatus.SUCCEEDED, _result(actions, "", timing["total"])
+
+    def _infer(self, goal: ServerGoal, started: float) -> tuple[Any, dict[str, float]]:
+        request = goal.request
+        stamp = stamp_to_ns(request.obs_timestamp) or self._node.now_ns()
+        observation = self._sampler.sample(stamp)
+        if request.prompt:
+            observation["task"] = request.prompt
+        sampled = monotonic_ms()
+        prepared = self._preprocessor(observation)
+        preprocessed = monotonic_ms()
+        answer: Answer = self._runner.run(prepared.batch, request.prompt or None, stamp)
+        inferred = monotonic_ms()
+        actions = self._postprocessor(answer.action, prepared.context)
+        done = monotonic_ms()
+        timing = dict.fromkeys(STAGES, 0.0)
+        timing.update(
+            answer.timing_ms,
+            total=done - started,
+            sample=sampled - started,
+            preprocess=preprocessed - sampled,
+            postprocess=done - inferred,
+        )
+        return actions, timing
+
+    def _succeed(self, timing: dict[str, float]) -> None:
+        with self._lock:
+            self._count += 1
+            self._last_ms = timing
+            first = self._count == 1
+            recovered, self._last_error = bool(self._last_error), ""
+        if first:
+            mode = self._parameters.execution_mode
+            self._logger.info(
+                "✓ First inference complete (%s): total=%.1fms (pre=%.1fms, inf=%.1fms, post=%.1fms)",
+                mode,
+                timing["total"],
+                timing["preprocess"],
+                timing["inference"],
+                timing["postprocess"],
+            )
+        elif recovered:
+            self._logger.info("Inference recovered")
+        if recovered:
+            self._diagnostics.publish_now()
+
+    def _fail(self, error: Exception) -> None:
+        text = str(error)
+        with self._lock:
+            self._failed += 1
+            news, self._last_error = _gist(text) != _gist(self._last_error), text
+        if news:
+            self._logger.error("Inference failed: %s", text)
+            self._diagnostics.publish_now()
+
+    def _publish_chunk(self, request_id: str, actions: Any, timing: dict[str, float]) -> None:
+        items = {
+            "action": actions,
+            "action.request_id": [request_id],
+            "timing.stages": list(STAGES),
+            "timing.ms": np.array([timing[s] for s in STAGES], np.float64),
+        }
+        self._actions.publish(to_variants(items))
+
+    # -- telling ------------------------------------------------------------------------------------------------
+
+    def _status(self) -> Status:
+        """ERROR when a goal sent now would fail, or the last one did; the message names the thing at fault."""
+        problems = [p for p in (self._runner.problem(),) if p] + self._sampler.problems()
+        with self._lock:
+            if self._last_error and not problems:
+                problems = [self._last_error]
+            values = {
+                "execution_mode": self._parameters.execution_mode,
+                "fingerprint": self._folder.fingerprint,
+                "count": str(self._count),
+                "failed": str(self._failed),
+                "last_error": self._last_error,
+                "callback_errors": str(self._node.errors),
+                **{f"{stage}_ms": f"{ms:.3f}" for stage, ms in self._last_ms.items()},
+                **self._runner.values(),
+            }
+        for stream in self._sampler.streams:
+            age = stream.age_ms()
+            values[f"age_ms {stream.spec.key}"] = "never" if age is None else f"{age:.0f}"
+        level = Level.ERROR if problems else Level.OK
+        return Status(level, self._node.name, "; ".join(problems) or "ready", values, self._parameters.device)
+
+    def _collect(self) -> list[Status]:
+        return [self._status()]
+
+    def _publish_health(self) -> None:
+        self._health.publish(self._status().to_message())
+
+    def close(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._diagnostics.close()
+        self._runner.close()
+
+
+def _gist(text: str) -> str:
+    """``text`` without its figures, so that an error whose age counts up is told once."""
+    return "".join(c for c in text if not c.isdigit())
+
+
+def _refuse_unit_conversion(mode: str) -> None:
+    if mode != "none":
+        raise InferenceServiceError(
+            f"lerobot_norm_mode {mode!r} is not supported yet: record and train in the robot's own units and set it to none"
+        )
+
+
+def _result(actions: Any, message: str, latency_ms: float) -> Message:
+    items = {} if actions is None else {"action": actions}
+    return get_message("ibrobot_msgs/action/DispatchInfer_Result")(
+        action_chunk=to_variants(items),
+        chunk_size=0 if actions is None else len(actions),
+        success=actions is not None,
+        message=message,
+        inference_latency_ms=latency_ms,
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point of ``lerobot_policy_node``."""
+    return run_node(PolicyParameters, PolicyNode, argv)
