@@ -49,14 +49,12 @@ def decode_compressed_image(message: Any, topic: str) -> UInt8:
     Raises:
         InvalidObservation: another format, corrupt data, or more than ``MAX_PIXELS`` pixels.
     """
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - only cameras that compress need it
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(bytes(message.data)), formats=("JPEG", "PNG")) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise InvalidObservation(
-                    f"{topic}: {picture.width}x{picture.height} is larger than {MAX_PIXELS} pixels"
-                )
+                raise InvalidObservation(f"{topic}: {picture.width}x{picture.height} exceeds {MAX_PIXELS} pixels")
             return np.asarray(picture.convert("RGB"), np.uint8)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise InvalidObservation(f"{topic}: {message.format!r} data is not a jpeg or png picture: {error}") from error

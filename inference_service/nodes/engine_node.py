@@ -131,7 +131,7 @@ class EngineNode:
     def _work(self) -> None:
         try:
             self._load()
-        except Exception as error:  # noqa: BLE001 - whatever a vendor library raises, the card has to say it
+        except Exception as error:
             self._logger.error(
                 "Engine failed to load: %s", error, exc_info=not isinstance(error, InferenceServiceError)
             )

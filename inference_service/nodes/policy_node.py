@@ -233,7 +233,7 @@ def _gist(text: str) -> str:
 def _refuse_unit_conversion(mode: str) -> None:
     if mode != "none":
         raise InferenceServiceError(
-            f"lerobot_norm_mode {mode!r} is not supported yet: record and train in the robot's own units and set it to none"
+            f"lerobot_norm_mode {mode!r} is not supported yet: train in the robot's own units and set it to none"
         )
 
 

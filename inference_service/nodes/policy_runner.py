@@ -65,7 +65,7 @@ class LocalRunner:
             engine = PureInferenceEngine(load_policy(folder, device, threads=threads))
             self._problem = "engine is WARMING_UP"
             engine.warm_up()
-        except Exception as error:  # noqa: BLE001 - whatever a vendor library raises, diagnostics has to say it
+        except Exception as error:
             self._logger.error(
                 "Engine failed to load: %s", error, exc_info=not isinstance(error, InferenceServiceError)
             )
