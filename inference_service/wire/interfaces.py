@@ -1,0 +1,136 @@
+"""ROS 2 message types and their bytes, without ROS.
+
+Message classes are plain dataclasses named by their ROS type (``sensor_msgs/msg/Image``), with numpy arrays for
+sequences of numbers. CDR is XCDR1, little endian, with its 4-byte encapsulation header: what rmw_cyclonedds
+writes and reads.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from rosbags.serde import SerdeError
+
+from inference_service.core.errors import MalformedMessage
+from inference_service.wire.typestore import BoundedTypestore
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+PARTICIPANT_INFO = "rmw_dds_common/msg/ParticipantEntitiesInfo"
+"""Node graph of ROS 2 iron and later: GIDs of 16 bytes."""
+PARTICIPANT_INFO_HUMBLE = "rmw_dds_common_humble/msg/ParticipantEntitiesInfo"
+"""The same of humble and older: GIDs of 24 bytes, the last 8 zero. Same name on DDS."""
+
+_store = BoundedTypestore()
+
+
+def get_message(type_name: str) -> type[Any]:
+    """The class of ``pkg/msg/T`` (or ``pkg/srv/T_Request``, ``pkg/action/T_SendGoal_Request``…).
+
+    Every field is an argument of its constructor and none has a default; see :func:`new_message`.
+
+    Raises:
+        ProtocolError: no definition of that type.
+    """
+    _store.load(type_name)
+    return _store.types[type_name]
+
+
+def new_message(type_name: str, **fields: Any) -> Any:
+    """A message with ROS's defaults (zero, empty, false) in every field that ``fields`` does not give."""
+    return get_message(type_name)(**{**_store.default(type_name), **fields})
+
+
+def serialize(message: Any, type_name: str) -> memoryview:
+    """``message`` as CDR, encapsulation header included.
+
+    Raises:
+        MalformedMessage: a field holds a value of another type than the definition's; it is named.
+    """
+    _store.check_arrays(message, type_name)
+    try:
+        return _store.serialize_cdr(message, type_name, little_endian=True)
+    except (SerdeError, struct.error, AttributeError, TypeError, ValueError) as error:
+        raise MalformedMessage(f"cannot serialise {type_name}: {error}") from error
+
+
+def deserialize(cdr: Buffer, type_name: str) -> Any:
+    """The message in ``cdr`` (encapsulation header included).
+
+    Arrays are read-only views into ``cdr``, which therefore must not change while the message lives.
+
+    Raises:
+        MalformedMessage: the bytes are no XCDR1, end early, go on too long, or hold lengths beyond their end.
+    """
+    try:
+        return _store.deserialize_bounded(memoryview(cdr).cast("B").toreadonly(), type_name)
+    except (SerdeError, IndexError, OverflowError) as error:
+        raise MalformedMessage(f"cannot deserialise {type_name}: {error}") from error
+
+
+def dds_type_name(type_name: str) -> str:
+    """``pkg/msg/T`` as rmw_cyclonedds names it on DDS: ``pkg::msg::dds_::T_``; likewise for ``srv`` and ``action``."""
+    if type_name == PARTICIPANT_INFO_HUMBLE:
+        type_name = PARTICIPANT_INFO
+    package, kind, name = type_name.split("/")
+    return f"{package}::{kind}::dds_::{name}_"
+
+
+def type_hash(type_name: str) -> str | None:
+    """RIHS01 type hash (REP 2011) of a message, service or action, or None where it is not known."""
+    return _hashes().get(type_name)
+
+
+@lru_cache(maxsize=1)
+def _hashes() -> dict[str, str]:
+    text = (Path(__file__).parent / "msg" / "type_hashes.json").read_text()
+    return cast("dict[str, str]", json.loads(text)["hashes"])
+
+
+@dataclass(frozen=True)
+class ServiceTypes:
+    """Type names of a service: its own (for :func:`type_hash`) and those of its two messages."""
+
+    service: str
+    request: str
+    response: str
+
+
+@dataclass(frozen=True)
+class ActionTypes:
+    """Type names of an action and of everything that it is made of on the wire."""
+
+    action: str
+    goal: str
+    result: str
+    feedback: str
+    send_goal: ServiceTypes
+    get_result: ServiceTypes
+    cancel_goal: ServiceTypes
+    feedback_message: str
+    status: str
+
+
+def service_types(service_type: str) -> ServiceTypes:
+    """Names of the messages of a service ``pkg/srv/T``."""
+    return ServiceTypes(service_type, f"{service_type}_Request", f"{service_type}_Response")
+
+
+def action_types(action_type: str) -> ActionTypes:
+    """Names of the messages and services of an action ``pkg/action/T``."""
+    return ActionTypes(
+        action=action_type,
+        goal=f"{action_type}_Goal",
+        result=f"{action_type}_Result",
+        feedback=f"{action_type}_Feedback",
+        send_goal=service_types(f"{action_type}_SendGoal"),
+        get_result=service_types(f"{action_type}_GetResult"),
+        cancel_goal=service_types("action_msgs/srv/CancelGoal"),
+        feedback_message=f"{action_type}_FeedbackMessage",
+        status="action_msgs/msg/GoalStatusArray",
+    )
