@@ -1,0 +1,1 @@
+"""A simulated robot: MuJoCo physics and camera pictures. Knows no transport."""
