@@ -68,6 +68,7 @@ class ObservationStream:
         self._lock = threading.Lock()
         self._samples: deque[Sample] = deque(maxlen=_IMAGES_KEPT if self.is_image else _VECTORS_KEPT)
         self._given_ns = -1
+        self._header_ns = 0
         self._warned_size: tuple[int, int] | None = None
         self._tolerance_ns = int(spec.align.tol_ms * 1_000_000) or DEFAULT_TOLERANCE_NS
         qos = QoS(depth=spec.qos.depth, reliability=spec.qos.reliability, durability=spec.qos.durability)
@@ -75,16 +76,16 @@ class ObservationStream:
 
     def push(self, message: Message) -> None:
         """Keep a message. One that repeats its predecessor's header stamp is a frozen source, not news."""
-        stamp = self._node.now_ns()
-        if self.spec.align.stamp == "header" and hasattr(message, "header"):
-            stamp = stamp_to_ns(message.header.stamp) or stamp
+        header_ns = stamp_to_ns(message.header.stamp) if hasattr(message, "header") else 0
+        stamp = header_ns if header_ns and self.spec.align.stamp == "header" else self._node.now_ns()
         with self._lock:
             self.received += 1
-            if self._samples and stamp == self._samples[-1].stamp_ns:
+            if header_ns and header_ns == self._header_ns:
                 self.frozen += 1
                 return
             if self._samples and stamp < self._samples[-1].stamp_ns:
                 self._samples.clear()  # the source or its clock started again
+            self._header_ns = header_ns
             self.frozen = 0
             self._samples.append(Sample(stamp, message))
 

@@ -1,0 +1,205 @@
+"""Streams sampled at a stamp: what is missing, stale, frozen or of another size is refused and named."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference_service.core.batch import Feature, FeatureType
+from inference_service.core.errors import InvalidObservation, MissingObservation, ObservationError, StaleObservation
+from inference_service.nodes.observations import ObservationSampler
+from robot_config import ObservationSpec
+
+MS = 1_000_000
+TOP = "observation.images.top"
+STATE = "observation.state"
+FEATURES = {
+    TOP: Feature(TOP, FeatureType.VISUAL, (3, 96, 128)),
+    STATE: Feature(STATE, FeatureType.STATE, (2,)),
+}
+
+
+class FakeNode:
+    """A clock set by hand, and subscriptions fed by hand."""
+
+    name = "act_inference_node"
+    errors = 0
+
+    def __init__(self) -> None:
+        self.now = 10_000 * MS
+        self.callbacks: dict[str, Any] = {}
+        self.publishers = 1
+
+    def now_ns(self) -> int:
+        return self.now
+
+    def create_subscription(self, topic: str, msg_type: str, callback: Any, qos: Any, *, group: str) -> Any:
+        self.callbacks[topic] = callback
+        node = self
+
+        class Sub:
+            malformed = 0
+
+            @property
+            def matched(self) -> int:
+                return node.publishers
+
+        return Sub()
+
+
+def header(stamp_ns: int) -> SimpleNamespace:
+    return SimpleNamespace(stamp=SimpleNamespace(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000))
+
+
+def picture(stamp_ns: int, value: int = 7, size: tuple[int, int] = (480, 640), encoding: str = "rgb8") -> Any:
+    height, width = size
+    data = np.full(height * width * 3, value, np.uint8)
+    return SimpleNamespace(
+        header=header(stamp_ns), height=height, width=width, encoding=encoding, step=width * 3, data=data
+    )
+
+
+def joints(stamp_ns: int, a: float = 1.0, names: tuple[str, ...] = ("1", "2")) -> Any:
+    return SimpleNamespace(header=header(stamp_ns), name=list(names), position=[a, 2.0][: len(names)])
+
+
+def make(strategy: str = "hold", stamp: str = "header", tol_ms: float = 200) -> tuple[FakeNode, ObservationSampler]:
+    align = {"strategy": strategy, "stamp": stamp, "tol_ms": tol_ms}
+    specs = [
+        ObservationSpec.model_validate(
+            {
+                "key": TOP,
+                "topic": "/camera/top/image_raw",
+                "type": "sensor_msgs/msg/Image",
+                "image": {"resize": [480, 640]},
+                "align": align,
+            }
+        ),
+        ObservationSpec.model_validate(
+            {
+                "key": STATE,
+                "topic": "/joint_states",
+                "type": "sensor_msgs/msg/JointState",
+                "selector": {"names": ["position.1", "position.2"]},
+                "align": align,
+            }
+        ),
+    ]
+    node = FakeNode()
+    return node, ObservationSampler(node, specs, FEATURES)  # type: ignore[arg-type]
+
+
+def feed(node: FakeNode, *, top: Any = None, state: Any = None) -> None:
+    if top is not None:
+        node.callbacks["/camera/top/image_raw"](top)
+    if state is not None:
+        node.callbacks["/joint_states"](state)
+
+
+def test_the_newest_sample_at_the_stamp_is_taken() -> None:
+    node, sampler = make()
+    for i, ms in enumerate((9800, 9900, 10_000)):
+        feed(node, top=picture(ms * MS, value=i), state=joints(ms * MS, a=float(i)))
+    observation = sampler.sample(9950 * MS)
+    assert observation[TOP][0, 0, 0] == 1
+    assert observation[STATE].tolist() == [1.0, 2.0]
+
+
+def test_every_stream_at_fault_is_named() -> None:
+    node, sampler = make()
+    node.publishers = 0
+    with pytest.raises(MissingObservation) as caught:
+        sampler.sample(node.now)
+    assert "/camera/top/image_raw" in str(caught.value) and "/joint_states" in str(caught.value)
+    assert "nobody publishes" in str(caught.value)
+    assert len(sampler.problems()) == 2
+
+
+def test_a_stream_that_stopped_is_stale() -> None:
+    node, sampler = make()
+    feed(node, top=picture(node.now), state=joints(node.now))
+    node.now += 500 * MS
+    feed(node, state=joints(node.now))
+    with pytest.raises(StaleObservation, match=r"top/image_raw.*500 ms old, tolerance 200 ms") as caught:
+        sampler.sample(node.now)
+    assert "/joint_states" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stamp", ["header", "receive"])
+def test_a_frozen_camera_is_stale_although_it_keeps_sending(stamp: str) -> None:
+    node, sampler = make(stamp=stamp)
+    frozen = node.now
+    for _ in range(10):
+        feed(node, top=picture(frozen), state=joints(node.now))
+        node.now += 50 * MS
+    with pytest.raises(StaleObservation, match=r"frozen, 9 messages repeat its stamp"):
+        sampler.sample(node.now)
+
+
+def test_a_stream_that_recovers_is_used_again() -> None:
+    node, sampler = make()
+    feed(node, top=picture(node.now), state=joints(node.now))
+    node.now += 1000 * MS
+    with pytest.raises(StaleObservation):
+        sampler.sample(node.now)
+    feed(node, top=picture(node.now, value=9), state=joints(node.now))
+    assert sampler.sample(node.now)[TOP][0, 0, 0] == 9
+
+
+def test_a_source_that_starts_again_with_earlier_stamps_is_followed() -> None:
+    node, sampler = make(tol_ms=20_000)
+    feed(node, top=picture(node.now, value=1), state=joints(node.now))
+    feed(node, top=picture(node.now - 5000 * MS, value=2))
+    assert sampler.sample(node.now)[TOP][0, 0, 0] == 2
+
+
+def test_a_camera_on_another_clock_is_refused() -> None:
+    node, sampler = make()
+    feed(node, top=picture(node.now + 3600_000 * MS), state=joints(node.now))
+    with pytest.raises(InvalidObservation, match="in the future: synchronise the clocks"):
+        sampler.sample(node.now)
+
+
+def test_without_a_header_stamp_the_time_of_arrival_counts() -> None:
+    node, sampler = make()
+    feed(node, top=picture(0), state=joints(0))
+    assert sampler.sample(node.now)[TOP].shape == (480, 640, 3)
+
+
+def test_drop_gives_each_sample_once() -> None:
+    node, sampler = make(strategy="drop")
+    feed(node, top=picture(node.now), state=joints(node.now))
+    sampler.sample(node.now)
+    with pytest.raises(StaleObservation, match="no new sample"):
+        sampler.sample(node.now)
+    node.now += 50 * MS
+    feed(node, top=picture(node.now), state=joints(node.now))
+    sampler.sample(node.now)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "says"),
+    [
+        ({"top": picture(10_000 * MS, size=(480, 480))}, InvalidObservation, "480x480.*says 640x480"),
+        ({"top": picture(10_000 * MS, encoding="nv12")}, InvalidObservation, "nv12"),
+        ({"state": joints(10_000 * MS, names=("1",))}, MissingObservation, "joint '2'"),
+        ({"state": joints(10_000 * MS, a=float("nan"))}, InvalidObservation, "position.1 is not finite"),
+    ],
+)
+def test_a_message_that_cannot_be_used(fault: dict[str, Any], error: type[ObservationError], says: str) -> None:
+    node, sampler = make()
+    feed(node, **{"top": picture(node.now), "state": joints(node.now), **fault})
+    with pytest.raises(error, match=says):
+        sampler.sample(node.now)
+
+
+def test_a_picture_of_the_same_aspect_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    node, sampler = make()
+    for _ in range(3):
+        node.now += 50 * MS
+        feed(node, top=picture(node.now, size=(240, 320)), state=joints(node.now))
+        assert sampler.sample(node.now)[TOP].shape == (240, 320, 3)
+    assert sum("320x240 instead of 640x480" in r.getMessage() for r in caplog.records) == 1
