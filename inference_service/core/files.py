@@ -1,0 +1,142 @@
+"""Reading a policy's files: bounded, without executing anything, every error naming file, key and fix."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize
+
+from inference_service.core.errors import PolicyFolderError
+
+MAX_JSON_BYTES = 4 * 2**20
+MAX_STATE_BYTES = 64 * 2**20
+MAX_HEADER_BYTES = 32 * 2**20
+
+# https://github.com/huggingface/safetensors#format; BF16 has no numpy type and is widened to float32.
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
+
+T = TypeVar("T")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The file's bytes, at most ``limit`` of them.
+
+    Raises:
+        PolicyFolderError: missing, not a readable file, or larger.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except FileNotFoundError as error:
+        raise PolicyFolderError(f"{path}: no such file; copy the whole policy folder, not only a part") from error
+    except OSError as error:
+        raise PolicyFolderError(f"{path}: cannot be read ({error.strerror}); check its type and permissions") from error
+    if len(data) > limit:
+        raise PolicyFolderError(f"{path}: larger than {limit} bytes, which no file of this kind needs; is it another?")
+    return data
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``.
+
+    Raises:
+        PolicyFolderError: missing, too large, not UTF-8, not JSON or not an object.
+    """
+    data = read_bytes(path, MAX_JSON_BYTES)
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise PolicyFolderError(f"{path}: not valid JSON ({error}); save the policy again") from error
+    if not isinstance(value, dict):
+        raise PolicyFolderError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def get(mapping: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
+    """``mapping[key]``, which must be a ``kind`` (a bool is not an int here); ``where`` is file and outer key.
+
+    Raises:
+        PolicyFolderError: absent or of another type.
+    """
+    if key not in mapping:
+        raise PolicyFolderError(f"{where}: key '{key}' is missing; save the policy again with LeRobot")
+    return check(mapping[key], kind, f"{where}: key '{key}'")
+
+
+def check(value: Any, kind: type[T], where: str) -> T:
+    """``value``, which must be a ``kind``; ``where`` names it.
+
+    Raises:
+        PolicyFolderError: it is of another type.
+    """
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise PolicyFolderError(f"{where} must be a {kind.__name__}, found {value!r:.80}")
+    return value
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Every tensor of a small safetensors file, in the file's own dtypes, BF16 as float32.
+
+    Raises:
+        PolicyFolderError: missing, too large, corrupt, or a dtype that numpy does not have.
+    """
+    data = read_bytes(path, MAX_STATE_BYTES)
+    try:
+        entries: list[tuple[str, dict[str, Any]]] = deserialize(data)  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise PolicyFolderError(f"{path}: corrupt ({error}); copy it again from where the policy was saved") from error
+    return {name: _array(path, name, entry) for name, entry in entries}
+
+
+def _array(path: Path, name: str, entry: Mapping[str, Any]) -> NDArray[Any]:
+    dtype, shape, data = entry["dtype"], entry["shape"], entry["data"]
+    if dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    if dtype not in _DTYPES:
+        raise PolicyFolderError(f"{path}: tensor '{name}' has dtype {dtype}; save it as float32")
+    return np.frombuffer(data, _DTYPES[dtype]).reshape(shape)
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The names of the tensors in a safetensors file of any size: reads its header only.
+
+    Raises:
+        PolicyFolderError: missing or corrupt.
+    """
+    start = read_head(path, 8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if not 2 <= length <= MAX_HEADER_BYTES:
+        raise PolicyFolderError(f"{path}: not a safetensors file; copy it again from where the policy was saved")
+    try:
+        header = json.loads(read_head(path, 8 + length)[8:].decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise PolicyFolderError(f"{path}: corrupt header ({error}); copy it again") from error
+    return [name for name in check(header, dict, f"{path}: header") if name != "__metadata__"]
+
+
+def read_head(path: Path, size: int) -> bytes:
+    """The first ``size`` bytes of ``path``, fewer when it is shorter."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise PolicyFolderError(f"{path}: cannot be read ({error.strerror})") from error

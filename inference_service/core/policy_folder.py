@@ -1,0 +1,105 @@
+"""A LeRobot policy directory, read as data: nothing of LeRobot or torch is imported."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from inference_service.core.errors import PolicyFolderError
+from inference_service.core.files import tensor_names
+from inference_service.core.fingerprint import fingerprint
+from inference_service.core.policy_config import PolicyConfig, read_config
+from inference_service.core.processor_files import ProcessorFile, read_processor
+
+CONFIG = "config.json"
+PREPROCESSOR = "policy_preprocessor.json"
+POSTPROCESSOR = "policy_postprocessor.json"
+WEIGHTS = "model.safetensors"
+_LEGACY_KEYS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
+
+
+@dataclass(frozen=True)
+class PolicyFolder:
+    """What LeRobot's ``save_pretrained`` left in a directory, checked. Weights are the backend's to load."""
+
+    path: Path
+    config: PolicyConfig
+    preprocessor: ProcessorFile
+    postprocessor: ProcessorFile
+
+    @classmethod
+    def load(cls, path: str | Path) -> PolicyFolder:
+        """Read ``config.json``, both processor files and their statistics.
+
+        Raises:
+            PolicyFolderError: what is missing or wrong; names file, key and fix.
+        """
+        folder = Path(path).expanduser()
+        _require_policy_directory(folder)
+        config = read_config(folder / CONFIG)
+        _require_processors(folder)
+        return cls(folder, config, read_processor(folder / PREPROCESSOR), read_processor(folder / POSTPROCESSOR))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hex digits, equal where this policy would compute the same; see :mod:`.fingerprint`."""
+        return fingerprint(self.config.raw, self.preprocessor, self.postprocessor)
+
+    @contextmanager
+    def runtime_config_copy(self, device: str) -> Iterator[Path]:
+        """A temporary directory like this one, whose ``config.json`` names ``device`` (``cpu``, ``cuda:0``…).
+
+        It also names no backbone weights to start from: LeRobot would download them although the policy's own
+        are at hand. Every other file is a link. The policy's directory is not touched.
+        """
+        config = dict(self.config.raw) | {"device": device}
+        if "pretrained_backbone_weights" in config:
+            config["pretrained_backbone_weights"] = None
+        with tempfile.TemporaryDirectory(prefix="policy-") as name:
+            copy = Path(name)
+            for entry in self.path.resolve().iterdir():
+                if entry.name != CONFIG:
+                    (copy / entry.name).symlink_to(entry, target_is_directory=entry.is_dir())
+            (copy / CONFIG).write_text(json.dumps(config, indent=4), encoding="utf-8")
+            yield copy
+
+
+def _require_policy_directory(folder: Path) -> None:
+    if not folder.exists():
+        raise PolicyFolderError(
+            f"{folder}: no such directory; give the path of a saved policy (one on a hub must be downloaded first)"
+        )
+    if not folder.is_dir():
+        raise PolicyFolderError(f"{folder}: is a file; give the directory that holds {CONFIG}")
+    if not (folder / CONFIG).exists():
+        inner = next((f for f in _usual_places(folder) if (f / CONFIG).exists()), None)
+        hint = f"did you mean {inner}?" if inner else "LeRobot saves one under checkpoints/last/pretrained_model"
+        raise PolicyFolderError(f"{folder}: not a policy directory, it has no {CONFIG}; {hint}")
+
+
+def _usual_places(folder: Path) -> list[Path]:
+    return [
+        folder / place for place in ("pretrained_model", "last/pretrained_model", "checkpoints/last/pretrained_model")
+    ]
+
+
+def _require_processors(folder: Path) -> None:
+    missing = [name for name in (PREPROCESSOR, POSTPROCESSOR) if not (folder / name).exists()]
+    if not missing:
+        return
+    weights = folder / WEIGHTS
+    if len(missing) == 2 and weights.exists() and any(n.startswith(_LEGACY_KEYS) for n in tensor_names(weights)):
+        raise PolicyFolderError(
+            f"{weights}: a legacy checkpoint (LeRobot 0.3 or older) that keeps its normalisation inside the weights, "
+            f"and {PREPROCESSOR} is missing; running it without would be silently wrong. Migrate it: "
+            f"python -m lerobot.processor.migrate_policy_normalization --pretrained-path {folder}"
+        )
+    raise PolicyFolderError(
+        f"{folder / missing[0]}: no such file; without it inputs or actions would stay unnormalised. Copy it from "
+        "where the policy was saved, or save the processors again (make_pre_post_processors, save_pretrained)"
+    )

@@ -1,0 +1,89 @@
+"""``policy_preprocessor.json`` and ``policy_postprocessor.json``: LeRobot's pipelines, read as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from inference_service.core.errors import PolicyFolderError
+from inference_service.core.files import check, get, read_json_object, read_tensors
+
+MAX_STEPS = 64
+
+
+@dataclass(frozen=True)
+class StepEntry:
+    """One step of a processor file.
+
+    ``name`` is LeRobot's registry name, or the dotted class path of a step that has none. ``state`` holds the
+    tensors of its state file, named ``<feature>.<statistic>`` for the normalisers.
+    """
+
+    index: int
+    name: str
+    config: Mapping[str, Any]
+    source: Path
+    state_file: str | None = None
+    state: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """File and place, for errors."""
+        return f"{self.source}: step {self.index} '{self.name}'"
+
+    @property
+    def state_source(self) -> str:
+        """Where the statistics came from, or were to come from."""
+        return str(self.source.with_name(self.state_file)) if self.state_file else f"{self.where} (has no state_file)"
+
+
+@dataclass(frozen=True)
+class ProcessorFile:
+    """A pipeline: its steps in order. The order is part of the policy."""
+
+    path: Path
+    name: str
+    steps: tuple[StepEntry, ...]
+
+
+def read_processor(path: Path) -> ProcessorFile:
+    """Parse a processor file and the state files it names.
+
+    Raises:
+        PolicyFolderError: what is missing, corrupt or inconsistent, with file, key and fix.
+    """
+    raw = read_json_object(path)
+    steps = get(raw, "steps", list, str(path))
+    if len(steps) > MAX_STEPS:
+        raise PolicyFolderError(f"{path}: key 'steps' has {len(steps)} entries, more than {MAX_STEPS}")
+    return ProcessorFile(
+        path=path,
+        name=check(raw.get("name", path.stem), str, f"{path}: key 'name'"),
+        steps=tuple(_read_step(path, index, entry) for index, entry in enumerate(steps)),
+    )
+
+
+def _read_step(path: Path, index: int, entry: Any) -> StepEntry:
+    where = f"{path}: steps[{index}]"
+    entry = check(entry, dict, where)
+    key = "class" if "registry_name" not in entry and "class" in entry else "registry_name"
+    state_file = entry.get("state_file")
+    return StepEntry(
+        index=index,
+        name=get(entry, key, str, where),
+        config=check(entry.get("config") or {}, dict, f"{where}.config"),
+        source=path,
+        state_file=state_file,
+        state={} if state_file is None else read_tensors(_beside(path, state_file, f"{where}.state_file")),
+    )
+
+
+def _beside(path: Path, name: Any, where: str) -> Path:
+    """A plain file name in the folder of ``path``: a policy must not point at files outside itself."""
+    if check(name, str, where) in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
+        raise PolicyFolderError(f"{where}: {name!r:.80} must be the plain name of a file beside it")
+    return path.with_name(name)
