@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference_service.backends.inputs import as_array, check_chunk, check_inputs
 from inference_service.backends.options import available_cpus, check_extra
-from inference_service.core.batch import AffineImage, Batch, Float32, Value
+from inference_service.core.batch import AffineImage, Batch, Float32, Value, materialise
 from inference_service.core.errors import BackendUnavailable, InferenceFailed, ModelLoadFailed
 from inference_service.core.policy import BackendOptions, PolicySpec
 
@@ -69,7 +70,6 @@ class LeRobotPolicy:
     def predict_action_chunk(self, batch: Batch) -> Float32:
         if self._policy is None:
             raise InferenceFailed("this policy was closed")
-        check_inputs(batch, self._spec.input_features)
         try:
             with self._torch.inference_mode(), self._fixed_noise(), self._mixed_precision():
                 actions = self._policy.predict_action_chunk({key: self._to_device(v) for key, v in batch.items()})
@@ -79,7 +79,6 @@ class LeRobotPolicy:
             raise InferenceFailed(f"{_OUT_OF_MEMORY}. {error}") from error
         except Exception as error:
             raise InferenceFailed(f"{self._spec.policy_type} on {self._device} failed: {error}") from error
-        check_chunk(chunk, (self._spec.chunk_size, self._spec.action_dim), self._spec.policy_type)
         return chunk
 
     def close(self) -> None:
@@ -110,7 +109,7 @@ class LeRobotPolicy:
         if isinstance(value, AffineImage) and self._device.type != "cpu":
             pixels = self._upload(value.pixels)
             return apply_table(self._torch, pixels, self._table(value))
-        array = as_array(value)
+        array = materialise(value)
         if array.dtype.kind == "f":
             array = array.astype(np.float32, copy=False)
         return self._upload(array)
@@ -229,30 +228,22 @@ def load_lerobot_policy(folder: PolicyFolder, device: str, strict: bool = True) 
     import torch
     from lerobot.policies.factory import get_policy_class
 
-    config = _config(folder, device)
     try:
-        return get_policy_class(folder.config.type).from_pretrained(str(folder.path), config=config, strict=strict)
+        with folder.runtime_config_copy(device) as copy:
+            config = _config(copy)
+            return get_policy_class(config.type).from_pretrained(str(copy), config=config, strict=strict)
     except ImportError:
         raise
     except torch.cuda.OutOfMemoryError as error:
         raise ModelLoadFailed(f"{weights}: {_OUT_OF_MEMORY}. {error}") from error
     except Exception as error:
-        raise ModelLoadFailed(f"{weights} does not load as '{folder.config.type}': {error}") from error
+        raise ModelLoadFailed(f"{folder.path} does not load as '{folder.config.type}': {error}") from error
 
 
-def _config(folder: PolicyFolder, device: str) -> Any:
-    """LeRobot's configuration with this machine's device and no weights to download, decoded in memory.
-
-    ``PreTrainedConfig.from_pretrained`` would leave a file in the temporary directory at every load.
-    """
+def _config(directory: Path) -> Any:
+    """LeRobot's configuration object. Its own ``from_pretrained`` would leave a temporary file behind at every load."""
     import draccus
     from lerobot.configs import PreTrainedConfig
 
-    raw = {key: value for key, value in folder.config.raw.items() if key != "type"}
-    raw["device"] = device
-    if "pretrained_backbone_weights" in raw:
-        raw["pretrained_backbone_weights"] = None
-    try:
-        return draccus.decode(PreTrainedConfig.get_choice_class(folder.config.type), raw)
-    except Exception as error:
-        raise ModelLoadFailed(f"{folder.path / 'config.json'}: LeRobot cannot read it: {error}") from error
+    fields = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return draccus.decode(PreTrainedConfig.get_choice_class(fields.pop("type")), fields)

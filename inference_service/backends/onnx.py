@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference_service.backends.inputs import as_array, check_chunk, check_inputs
 from inference_service.backends.options import available_cpus, check_extra
-from inference_service.core.batch import Batch, FeatureType, Float32
+from inference_service.core.batch import Batch, FeatureType, Float32, materialise
 from inference_service.core.errors import BackendUnavailable, InferenceFailed, ModelLoadFailed
 from inference_service.core.policy import BackendOptions, PolicySpec
 
@@ -52,14 +51,14 @@ class OnnxPolicy:
     def predict_action_chunk(self, batch: Batch) -> Float32:
         if self._session is None:
             raise InferenceFailed("this policy was closed")
-        check_inputs(batch, self._spec.input_features)
+        if missing := self._dtypes.keys() - batch.keys():
+            raise InferenceFailed(f"the batch lacks {_names(missing)}, it has {_names(batch)}")
         try:
-            feeds = {name: as_array(batch[name]).astype(dtype, copy=False) for name, dtype in self._dtypes.items()}
+            feeds = {name: materialise(batch[name]).astype(dtype, copy=False) for name, dtype in self._dtypes.items()}
             (actions,) = self._session.run([OUTPUT], feeds)
         except Exception as error:
             raise InferenceFailed(f"ONNX Runtime on {self._spec.device} failed: {error}") from error
         chunk: Float32 = np.asarray(actions, np.float32)[0]
-        check_chunk(chunk, (self._spec.chunk_size, self._spec.action_dim), ARTIFACT)
         return chunk
 
     def close(self) -> None:

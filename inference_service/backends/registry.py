@@ -94,7 +94,7 @@ def _find(name: str) -> EntryPoint:
     if not points:
         raise UnknownBackend(_unknown(name))
     if len(points) > 1:
-        owners = " and ".join(f"{_owner(point)} ({point.value})" for point in points)
+        owners = " and ".join(sorted(f"{_owner(point)} ({point.value})" for point in points))
         raise BackendUnavailable(f"backend '{name}' is registered by {owners}; uninstall one of them")
     return points[0]
 
