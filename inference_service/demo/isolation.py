@@ -1,0 +1,66 @@
+"""Keeping a demonstration off every network: DDS on the loopback interface, a domain that nobody here uses."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from inference_service.core.errors import TransportError
+from inference_service.demo.options import MAX_DOMAIN
+
+FIRST_DOMAIN = 42
+
+LOOPBACK_ONLY = (
+    "<CycloneDDS><Domain id='any'><General><Interfaces><NetworkInterface name='lo' multicast='true'/></Interfaces>"
+    "<MaxMessageSize>65500B</MaxMessageSize></General>"
+    "<Internal><SocketReceiveBufferSize min='default' max='32MB'/></Internal>"
+    "<Discovery><MaxAutoParticipantIndex>120</MaxAutoParticipantIndex></Discovery></Domain></CycloneDDS>"
+)
+
+
+def domain_in_use(domain: int) -> bool:
+    """Whether a DDS participant of ``domain`` runs on this machine.
+
+    Every participant holds the domain's multicast discovery port, 7400 + 250 * domain (RTPS 2.3, section 9.6.1.1).
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("", 7400 + 250 * domain))
+        except OSError:
+            return True
+    return False
+
+
+def free_domain(first: int = FIRST_DOMAIN) -> int:
+    """The first ROS domain from ``first`` on (then from 1) that no one on this machine uses.
+
+    Raises:
+        TransportError: all are taken.
+    """
+    for domain in (*range(first, MAX_DOMAIN + 1), *range(1, first)):
+        if not domain_in_use(domain):
+            return domain
+    raise TransportError(
+        f"every ROS_DOMAIN_ID from 1 to {MAX_DOMAIN} is in use on this machine: give one with --domain"
+    )
+
+
+@contextmanager
+def isolated(domain: int) -> Iterator[None]:
+    """This process and the children it starts meanwhile speak DDS on loopback and ``domain`` only.
+
+    A ``CYCLONEDDS_URI`` of the caller's is set aside: it may name a robot's network.
+    """
+    ours = {"CYCLONEDDS_URI": LOOPBACK_ONLY, "ROS_DOMAIN_ID": str(domain)}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
