@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 from inference_service import __version__
 from inference_service.backends.registry import load_policy
@@ -40,6 +41,7 @@ from inference_service.wire.envelope import (
     card_to_status,
     decode_request,
     encode_reply,
+    request_address,
 )
 
 CARD_PERIOD_S = 0.25
@@ -120,8 +122,11 @@ class EngineNode:
         try:
             request = decode_request(message)
         except MalformedMessage as error:
-            self._logger.error("Malformed request dropped: %s", error)
+            self._logger.error("Malformed request refused: %s", error)
             self._failures += 1
+            sender = request_address(message)
+            if sender is not None:
+                self._replies.publish(encode_reply(_error_reply(sender, error, self._engine_id), extended=True))
             return
         decode_ms = (time.perf_counter() - received) * 1e3
         displaced = self._line.put(Waiting(request, received, decode_ms))
@@ -160,7 +165,15 @@ class EngineNode:
             self._refuse(request, InferenceServiceError(f"{type(error).__name__}: {error}"))
             return
         timing = {"queue": queue_ms, "decode": waiting.decode_ms, "inference": result.inference_ms, "encode": 0.0}
-        self._reply(Reply(request_id=request.request_id, action=result.action, timing_ms=timing), request)
+        reply = Reply(
+            request.request_id,
+            result.action,
+            timing_ms=timing,
+            device_id=request.device_id,
+            session=request.session,
+            engine_id=self._engine_id,
+        )
+        self._replies.publish(encode_reply(reply, extended=request.extended))
         self._account(result.inference_ms)
 
     def _check(self, request: Request, waited_ms: float) -> None:
@@ -172,11 +185,9 @@ class EngineNode:
             raise PolicyMismatch(f"fingerprint {request.fingerprint} on the device, {self._folder.fingerprint} here")
 
     def _refuse(self, request: Request, error: InferenceServiceError) -> None:
-        self._reply(Reply(request_id=request.request_id, status=error.wire_name, message=str(error)), request)
-
-    def _reply(self, reply: Reply, request: Request) -> None:
-        reply = reply.addressed(request.device_id, request.session, self._engine_id)
-        self._replies.publish(encode_reply(reply, extended=bool(request.session)))
+        if request.extended:  # the plain form knows no errors: such a device waits for its own time-out
+            sender = Reply(request.request_id, device_id=request.device_id, session=request.session)
+            self._replies.publish(encode_reply(_error_reply(sender, error, self._engine_id), extended=True))
 
     def _account(self, inference_ms: float) -> None:
         self._count += 1
@@ -237,6 +248,10 @@ class EngineNode:
         self._worker.join(timeout=5.0)
         if self._engine is not None and not self._worker.is_alive():
             self._engine.close()
+
+
+def _error_reply(sender: Reply, error: InferenceServiceError, engine_id: str) -> Reply:
+    return replace(sender, status=error.wire_name, message=str(error), engine_id=engine_id)
 
 
 def main(argv: Sequence[str]) -> int:

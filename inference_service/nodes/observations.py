@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +166,7 @@ class ObservationStream:
 class ObservationSampler:
     """All streams that a policy needs. ``sample`` is called per goal, from any thread."""
 
-    def __init__(self, node: Node, specs: Sequence[ObservationSpec], features: dict[str, Feature]) -> None:
+    def __init__(self, node: Node, specs: Sequence[ObservationSpec], features: Mapping[str, Feature]) -> None:
         self._node = node
         self.streams = [ObservationStream(node, spec, features[spec.key]) for spec in specs]
 

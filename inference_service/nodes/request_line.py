@@ -36,7 +36,7 @@ class RequestLine:
         oldest gives way.
         """
         request = waiting.request
-        key = request.session or f"plain:{request.request_id}"
+        key = request.session if request.extended else f"plain:{request.request_id}"
         with self._condition:
             displaced = self._line.get(key)
             self._line[key] = waiting
