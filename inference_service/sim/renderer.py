@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from inference_service.core.batch import UInt8
 from inference_service.core.errors import BackendUnavailable
 from inference_service.sim.gl import EGL_PACKAGES, load_mujoco, missing_egl, pose
+from inference_service.sim.pictures import DEFAULT_SIZE
 from inference_service.sim.simple_renderer import SimpleRenderer
 
 RendererKind = Literal["auto", "egl", "simple"]
-DEFAULT_SIZE = (480, 640)
-"""Height and width in pixels."""
 
 _logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from inference_service.core.batch import UInt8
 from inference_service.sim.gl import load_mujoco, pose
+from inference_service.sim.pictures import DEFAULT_SIZE
 
 Float64 = NDArray[np.float64]
 Shape = tuple[Float64, list[tuple[int, ...]]]
@@ -110,7 +111,7 @@ class SimpleRenderer:
 
     name = "simple"
 
-    def __init__(self, model: Any, size: tuple[int, int] = (480, 640)) -> None:
+    def __init__(self, model: Any, size: tuple[int, int] = DEFAULT_SIZE) -> None:
         self._mujoco = load_mujoco()
         self._model = model
         self._data = self._mujoco.MjData(model)

@@ -1,0 +1,412 @@
+"""``sim_robot``: a simulated arm that speaks a real one's topics, in real time.
+
+Three threads: ``physics`` (steps the world by the time that passed, publishes joint states), ``commands`` (takes
+targets and resets) and ``cameras`` (renders and publishes pictures; an OpenGL context belongs to one thread).
+Faults for tests and demonstrations are parameters that start with ``fault_``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from inference_service.core.errors import SafetyError, TransportError
+from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_message
+from inference_service.nodes.runtime import NodeParameters, ParameterError, run_node
+from inference_service.sim.pictures import FileFormat, RawEncoding, encode_file, encode_raw
+from inference_service.sim.renderer import Renderer, RendererKind, make_renderer
+from inference_service.sim.wiring import CameraWire, CommandWire, Wiring, contract_wiring, default_wiring
+from inference_service.sim.world import SimWorld
+from inference_service.transport.protocol import Message, Node, Publisher, QoS
+from inference_service.wire.interfaces import new_message
+from robot_config import load_robot_config
+
+PHYSICS_HZ = 100.0
+STATE_HZ = 50.0
+MAX_CATCH_UP_S = 0.1
+"""After a longer pause (a stopped process) the world goes on from where it was instead of leaping ahead."""
+SLOW = 0.9
+"""A real-time factor below this is a warning."""
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+JOINT_STATE = "sensor_msgs/msg/JointState"
+COMMAND = "std_msgs/msg/Float64MultiArray"
+EMPTY = "std_srvs/srv/Empty"
+
+
+class SimRobotParameters(NodeParameters):
+    """``robot_config_path`` empty: the topics of ``so101_sim``. ``camera_fps`` and ``image_size`` (HxW) empty: the
+    robot file's. ``image_encoding`` jpeg or png: CompressedImage, on the same topic where the contract says that type,
+    else on ``<topic>/compressed``."""
+
+    node_name: str = "sim_robot"
+    robot_config_path: str = ""
+    model_path: str = ""
+    seed: int = 0
+    renderer: RendererKind = "auto"
+    camera_fps: float | None = Field(default=None, gt=0, le=120)
+    image_size: str = ""
+    image_encoding: Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "jpeg", "png"] = "rgb8"
+    fault_freeze_camera: str = ""
+    """This camera sends the same picture with the same stamp for ever."""
+    fault_mute_camera: str = ""
+    """This camera sends nothing."""
+    fault_nan_state: bool = False
+    """The first joint's position is NaN."""
+    fault_drop_joint: str = ""
+    """This joint is missing from the joint states."""
+    fault_after_s: float = Field(default=0.0, ge=0)
+    """Faults begin this long after the start…"""
+    fault_for_s: float = Field(default=math.inf, gt=0)
+    """…and end after this long."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The world at a moment of ROS time."""
+
+    stamp_ns: int
+    qpos: NDArray[np.float64]
+    positions: NDArray[np.float64]
+    velocities: NDArray[np.float64]
+
+
+class Faults:
+    """Which of the asked-for faults are present now."""
+
+    def __init__(self, parameters: SimRobotParameters) -> None:
+        self._parameters = parameters
+        self._begin = time.monotonic() + parameters.fault_after_s
+        self._end = self._begin + parameters.fault_for_s
+
+    def _present(self) -> bool:
+        return self._begin <= time.monotonic() < self._end
+
+    def frozen(self, camera: str) -> bool:
+        return self._parameters.fault_freeze_camera == camera and self._present()
+
+    def mute(self, camera: str) -> bool:
+        return self._parameters.fault_mute_camera == camera and self._present()
+
+    def corrupt(
+        self, names: list[str], positions: NDArray[np.float64], velocities: NDArray[np.float64]
+    ) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+        """Joint states as the faults leave them."""
+        if not self._present():
+            return names, positions, velocities
+        if self._parameters.fault_nan_state:
+            positions = np.concatenate([[math.nan], positions[1:]])
+        dropped = self._parameters.fault_drop_joint
+        kept = [i for i, name in enumerate(names) if name != dropped]
+        return [names[i] for i in kept], positions[kept], velocities[kept]
+
+
+class ArmSide:
+    """Physics in real time, joint states out, commands and resets in."""
+
+    def __init__(self, node: Node, world: SimWorld, wiring: Wiring, faults: Faults) -> None:
+        self._node = node
+        self._world = world
+        self._faults = faults
+        self._logger = logging.getLogger(node.name)
+        self._lock = threading.Lock()
+        self._names = list(wiring.joints)
+        self._index = [world.joint_names.index(name) for name in wiring.joints]
+        self._last = time.monotonic()
+        self._snapshot = self._look()
+        self._refusing: set[str] = set()
+        self.commands = 0
+        self.refused = 0
+        self.last_refusal = ""
+        self.simulated_s = 0.0
+        self._states = node.create_publisher(wiring.state_topic, JOINT_STATE)
+        for wire in wiring.commands:
+            node.create_subscription(wire.topic, COMMAND, self._taker(wire), group="commands")
+        node.create_service(f"/{node.name}/reset", EMPTY, self._reset, group="commands")
+        node.create_timer(1.0 / PHYSICS_HZ, self._step, group="physics")
+        node.create_timer(1.0 / STATE_HZ, self._publish_state, group="physics")
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest; whole, as it is replaced at once."""
+        return self._snapshot
+
+    def _look(self) -> Snapshot:
+        positions, velocities = self._world.joint_positions, self._world.joint_velocities
+        return Snapshot(self._node.now_ns(), self._world.qpos, positions[self._index], velocities[self._index])
+
+    def _step(self) -> None:
+        now = time.monotonic()
+        dt = min(now - self._last, MAX_CATCH_UP_S)
+        self._last = now
+        with self._lock:
+            self._world.step(dt)
+            self._snapshot = self._look()
+        self.simulated_s += dt
+
+    def _publish_state(self) -> None:
+        now = self._snapshot
+        header = _header(now.stamp_ns, "")
+        names, positions, velocities = self._faults.corrupt(self._names, now.positions, now.velocities)
+        self._states.publish(
+            new_message(JOINT_STATE, header=header, name=names, position=positions, velocity=velocities)
+        )
+
+    def _taker(self, wire: CommandWire) -> Callable[[Message], None]:
+        def take(message: Message) -> None:
+            try:
+                with self._lock:
+                    self._world.set_targets(message.data, wire.joints)
+            except SafetyError as error:
+                self._refuse(wire.topic, error)
+                return
+            self.commands += 1
+            if wire.topic in self._refusing:
+                self._refusing.discard(wire.topic)
+                self._logger.info("%s: commands are accepted again", wire.topic)
+
+        return take
+
+    def _refuse(self, topic: str, error: SafetyError) -> None:
+        self.refused += 1
+        self.last_refusal = f"{topic}: {error}"
+        if topic not in self._refusing:
+            self._refusing.add(topic)
+            self._logger.warning("Command refused: %s", self.last_refusal)
+
+    @property
+    def refusing(self) -> bool:
+        """Whether the last command on some topic was refused."""
+        return bool(self._refusing)
+
+    def _reset(self, _request: Message) -> Message:
+        with self._lock:
+            self._world.reset()
+            cube = self._world.cube_position
+            self._snapshot = self._look()
+        self._logger.info("World reset: cube at x=%.3f y=%.3f", cube[0], cube[1])
+        return new_message(f"{EMPTY}_Response")
+
+
+class Camera:
+    """One camera's topic: turns pictures into messages, and counts them."""
+
+    def __init__(self, node: Node, wire: CameraWire, encoding: str, faults: Faults) -> None:
+        as_file = wire.compressed or encoding in ("jpeg", "png")
+        self.wire = wire
+        self.sent = 0
+        self.due = time.monotonic()
+        self._faults = faults
+        self._raw: RawEncoding | None = None if as_file else encoding  # type: ignore[assignment]
+        self._file: FileFormat = "png" if encoding == "png" else "jpeg"
+        self._kept: Message | None = None
+        topic = wire.topic if wire.compressed or not as_file else f"{wire.topic}/compressed"
+        kind = COMPRESSED_IMAGE if as_file else IMAGE
+        # Reliable serves every subscriber: a best-effort one gets what it asked for all the same.
+        self._publisher: Publisher = node.create_publisher(topic, kind, QoS(depth=2))
+
+    def shoot(self, renderer: Renderer, snapshot: Snapshot) -> None:
+        """Render and publish. Raises TransportError when a subscriber does not take the picture in time."""
+        if self._faults.mute(self.wire.name):
+            return
+        if self._kept is None or not self._faults.frozen(self.wire.name):
+            picture = renderer.render(snapshot.qpos, self.wire.name)
+            self._kept = self._message(picture, _header(snapshot.stamp_ns, self.wire.frame_id))
+        self._publisher.publish(self._kept)
+        self.sent += 1
+
+    def _message(self, picture: NDArray[np.uint8], header: Message) -> Message:
+        if self._raw is None:
+            data = np.frombuffer(encode_file(picture, self._file), np.uint8)
+            return new_message(COMPRESSED_IMAGE, header=header, format=self._file, data=data)
+        pixels = encode_raw(picture, self._raw)
+        height, width, channels = pixels.shape
+        return new_message(
+            IMAGE,
+            header=header,
+            height=height,
+            width=width,
+            encoding=self._raw,
+            step=width * channels,
+            data=pixels.reshape(-1),
+        )
+
+
+class CameraSide:
+    """Renders every camera at its rate on one thread. ``failure`` is set when that thread had to give up."""
+
+    def __init__(self, cameras: Sequence[Camera], world: SimWorld, arm: ArmSide, kind: RendererKind) -> None:
+        self.cameras = tuple(cameras)
+        self.renderer_name = ""
+        self.render_s = 0.0
+        self.lost = 0
+        self.failure: str | None = None
+        self._model = world.model
+        self._arm = arm
+        self._kind = kind
+        self._logger = logging.getLogger(__name__)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cameras", daemon=True)
+
+    def start(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._thread.start()
+
+    def _run(self) -> None:
+        renderers: dict[tuple[int, int], Renderer] = {}
+        try:
+            for size in {camera.wire.size for camera in self.cameras}:
+                renderers[size] = make_renderer(self._kind, self._model, size, warn=self._logger.warning)
+                self.renderer_name = renderers[size].name
+            self._logger.info("Cameras %s on: renderer %s", [c.wire.name for c in self.cameras], self.renderer_name)
+            while not self._closing.is_set():
+                self._next(renderers)
+        except Exception as error:
+            self._logger.exception("Cameras stopped")
+            self.failure = f"cameras stopped: {error}"
+        finally:
+            for renderer in renderers.values():
+                renderer.close()
+
+    def _next(self, renderers: dict[tuple[int, int], Renderer]) -> None:
+        camera = min(self.cameras, key=lambda c: c.due)
+        if self._closing.wait(max(0.0, camera.due - time.monotonic())):
+            return
+        started = time.monotonic()
+        try:
+            camera.shoot(renderers[camera.wire.size], self._arm.snapshot)
+        except TransportError as error:
+            self.lost += 1
+            self._logger.log(logging.WARNING if self.lost == 1 else logging.DEBUG, "Picture lost: %s", error)
+        self.render_s += time.monotonic() - started
+        period = 1.0 / camera.wire.fps
+        camera.due += period * max(1, math.ceil((time.monotonic() - camera.due) / period))
+
+    def close(self) -> None:
+        """Stop the thread; it releases its OpenGL context."""
+        self._closing.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=3.0)
+
+
+class SimRobot:
+    """The node's app: world, arm, cameras and their diagnostics."""
+
+    def __init__(self, node: Node, parameters: SimRobotParameters) -> None:
+        self._node = node
+        wiring = _wiring(parameters)
+        world = SimWorld(parameters.model_path or None, parameters.seed)
+        wiring.check(world.model)
+        faults = Faults(parameters)
+        logger = logging.getLogger(node.name)
+        self._arm = ArmSide(node, world, wiring, faults)
+        cameras = [Camera(node, wire, parameters.image_encoding, faults) for wire in wiring.cameras]
+        _spread(cameras)
+        self._cameras = CameraSide(cameras, world, self._arm, parameters.renderer)
+        self._marks = self._count()
+        self._diagnostics = DiagnosticsPublisher(node, self._collect)
+        if cameras:
+            self._cameras.start(logger)
+        logger.info(
+            "Simulated robot ready: joints %s, commands on %s",
+            ", ".join(wiring.joints),
+            ", ".join(wire.topic for wire in wiring.commands),
+        )
+
+    @property
+    def failure(self) -> str | None:
+        return self._cameras.failure
+
+    def _count(self) -> tuple[float, float, float, list[int]]:
+        sent = [camera.sent for camera in self._cameras.cameras]
+        return time.monotonic(), self._arm.simulated_s, self._cameras.render_s, sent
+
+    def _collect(self) -> list[Status]:
+        arm, cameras = self._arm, self._cameras
+        before, self._marks = self._marks, self._count()
+        elapsed = max(self._marks[0] - before[0], 1e-6)
+        factor = (self._marks[1] - before[1]) / elapsed
+        values = {
+            "real_time_factor": f"{factor:.3f}",
+            "commands": str(arm.commands),
+            "refused": str(arm.refused),
+            "last_refusal": arm.last_refusal,
+            "renderer": cameras.renderer_name,
+            "camera_busy": f"{(self._marks[2] - before[2]) / elapsed:.3f}",
+            "lost_pictures": str(cameras.lost),
+            "callback_errors": str(self._node.errors),
+        }
+        for camera, now, then in zip(cameras.cameras, self._marks[3], before[3], strict=True):
+            values[f"fps.{camera.wire.name}"] = f"{(now - then) / elapsed:.1f}"
+        level, text = self._judge(factor)
+        return [Status(level, self._node.name, text, values)]
+
+    def _judge(self, factor: float) -> tuple[Level, str]:
+        if self.failure:
+            return Level.ERROR, self.failure
+        if self._arm.refusing:
+            return Level.WARN, f"command refused: {self._arm.last_refusal}"
+        if factor < SLOW:
+            return Level.WARN, f"slower than real time: {factor:.2f}"
+        return Level.OK, "running"
+
+    def close(self) -> None:
+        self._diagnostics.close()
+        self._cameras.close()
+
+
+def _header(stamp_ns: int, frame_id: str) -> Message:
+    return new_message("std_msgs/msg/Header", stamp=stamp_message(stamp_ns), frame_id=frame_id)
+
+
+def _wiring(parameters: SimRobotParameters) -> Wiring:
+    """The robot file's wiring, with the camera parameters that were given on top."""
+    path = parameters.robot_config_path
+    wiring = contract_wiring(load_robot_config(path)) if path else default_wiring()
+    names = [camera.name for camera in wiring.cameras]
+    for key in ("fault_freeze_camera", "fault_mute_camera"):
+        asked = getattr(parameters, key)
+        if asked and asked not in names:
+            raise ParameterError(f"{key}: no camera {asked!r}, this robot has {', '.join(names)}")
+    if parameters.fault_drop_joint and parameters.fault_drop_joint not in wiring.joints:
+        known = ", ".join(wiring.joints)
+        raise ParameterError(f"fault_drop_joint: no joint {parameters.fault_drop_joint!r}, this robot has {known}")
+    size = _size(parameters.image_size)
+    return replace(
+        wiring,
+        cameras=tuple(
+            replace(camera, size=size or camera.size, fps=parameters.camera_fps or camera.fps)
+            for camera in wiring.cameras
+        ),
+    )
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
+    if match is None or "0" in match.groups():
+        raise ParameterError(f"image_size {text!r}: write HEIGHTxWIDTH in pixels, such as 480x640")
+    return int(match[1]), int(match[2])
+
+
+def _spread(cameras: Sequence[Camera]) -> None:
+    """Let the cameras take turns instead of all at once."""
+    for place, camera in enumerate(cameras):
+        camera.due += place / len(cameras) / camera.wire.fps
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point of ``sim_robot``."""
+    return run_node(SimRobotParameters, SimRobot, argv)
