@@ -7,10 +7,10 @@ a contract that no policy could use is a warning: it is not our robot to refuse.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from robot_config.contract import JOINT_STATE, ActionMap, ObservationSpec
-from robot_config.errors import ContractError, Problem, suggest
+from robot_config.errors import ContractError, Problem, nearest, suggest
 from robot_config.schema import ControlMode, RobotConfig
 
 _STATE_FIELDS = ("position", "velocity", "effort")
@@ -89,19 +89,21 @@ def _selectors(cfg: RobotConfig) -> Iterator[Problem]:
             yield from _selector(spec, known)
 
 
-def _selector(spec: ObservationSpec, known: Iterable[str]) -> Iterator[Problem]:
+def _selector(spec: ObservationSpec, known: list[str]) -> Iterator[Problem]:
     if spec.selector is None:
         yield spec.problem("a JointState needs `selector: {names: [position.<joint>, …]}` for its order")
         return
     wrong = []
     for name in spec.selector.names:
         field, dot, joint = name.rpartition(".")
+        close = nearest(joint, known)
         if dot and field not in _STATE_FIELDS:
             wrong.append(f"{name} (a JointState has {', '.join(_STATE_FIELDS)})")
         elif joint not in known:
-            wrong.append(f"{name} ({suggest(joint, known)})")
+            wrong.append(f"{name} (did you mean {close}?)" if close else name)
     if wrong:
-        yield spec.problem(f"no such joint in joints.all: {'; '.join(wrong)}", "selector", "names")
+        message = f"no such joint: {', '.join(wrong)}; joints.all has {', '.join(known)}"
+        yield spec.problem(message, "selector", "names")
 
 
 def _actions(cfg: RobotConfig) -> Iterator[Problem]:

@@ -68,6 +68,8 @@ class Align(Section):
 class ObservationSpec(Section):
     """A topic that gives (a part of) one input of the policy."""
 
+    derived: ClassVar[tuple[str, ...]] = ("topic", "type")
+
     key: Name
     """Name of the policy's input, such as ``observation.images.top``."""
     topic: Topic

@@ -27,7 +27,8 @@ _EXPECTED = {
 
 def explain(root: type[Section], error: ValidationError, origin: Origin) -> list[Problem]:
     """Every finding as a problem. Values that were filled in are only reported when nothing written is at fault."""
-    findings = error.errors(include_url=False)
+    misspelt = {(*path[:-1], meant) for path, meant in unknown_keys(root, error)}
+    findings = [f for f in error.errors(include_url=False) if f["type"] != "missing" or _path(f) not in misspelt]
     written = [f for f in findings if f["type"] == "missing" or origin.has(_path(f))]
     return [_problem(root, finding, origin) for finding in written or findings]
 
@@ -81,8 +82,8 @@ def _problem(root: type[Section], finding: ErrorDetails, origin: Origin) -> Prob
 def _missing(root: type[Section], path: Path_) -> str:
     section = section_at(root, path[:-1])
     field = section.model_fields.get(str(path[-1])) if section else None
-    meaning = f" ({field.description.splitlines()[0]})" if field and field.description else ""
-    return f"`{path[-1]}:` is missing{meaning}"
+    meaning = " ".join(field.description.split()).partition(". ")[0].rstrip(".") if field and field.description else ""
+    return f"`{path[-1]}:` is missing" + (f" ({meaning.replace('``', '')})" if meaning else "")
 
 
 def _message(root: type[Section], finding: ErrorDetails, path: Path_) -> str:

@@ -120,6 +120,7 @@ class RobotConfig(Section):
     """A robot. Load one with :func:`robot_config.load_robot_config`."""
 
     foreign: ClassVar[Mapping[str, str]] = table.ROBOT
+    derived: ClassVar[tuple[str, ...]] = ("name",)
 
     name: Name
     """Default: the file's name."""

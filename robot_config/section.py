@@ -63,6 +63,9 @@ class Section(BaseModel):
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
     foreign: ClassVar[Mapping[str, str]] = {}
+    """Keys that are somebody else's, with whose."""
+    derived: ClassVar[tuple[str, ...]] = ()
+    """Keys without a default of their own that :meth:`complete` fills in."""
 
     _origin: Origin = PrivateAttr(default_factory=lambda: Origin("<built in code>"))
     _path: Path_ = PrivateAttr(default=())
@@ -104,6 +107,8 @@ class Section(BaseModel):
         found = handler.resolve_ref_schema(handler(schema))
         for key, why in cls.foreign.items():
             found.setdefault("properties", {})[key] = {"description": f"Accepted and ignored: {why}."}
+        if "required" in found:
+            found["required"] = [key for key in found["required"] if key not in cls.derived]
         return found
 
 
