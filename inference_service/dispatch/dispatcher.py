@@ -223,7 +223,7 @@ class ActionDispatcher:
             server_ready=self._server_ready,
             smoothing=self._smoothing,
             queue=self._plan.remaining(self._tick),
-            held_ms=self._motion.held_ns(now_ns) / MILLISECOND_NS,
+            starved_ms=self._motion.starved_ns(now_ns) / MILLISECOND_NS,
             observation_age_ms=age_ns / MILLISECOND_NS,
             avg_latency_ms=counters.latency_sum_ms / max(1, counters.inferences),
             chunk_size=self._chunk_size,

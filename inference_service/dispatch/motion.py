@@ -23,6 +23,7 @@ class Motion:
         self._period_ns = period_ns
         self._measured: Float64 | None = None
         self._measured_ns = 0
+        self._followed_ns: int | None = None
         self.hold_ticks = 0
         """Ticks at which the last command was sent again, in all."""
         self.reset()
@@ -52,6 +53,7 @@ class Motion:
         if self.state is not State.RUNNING:
             self._leave_standstill(now_ns)
         self._command = self._approach(step.action)
+        self._followed_ns = now_ns
         return self._command
 
     def wait(self, now_ns: int) -> tuple[Source, Float64 | None]:
@@ -71,8 +73,14 @@ class Motion:
         return Source.SAFE, self._behave_safely()
 
     def held_ns(self, now_ns: int) -> int:
-        """How long there has been no action to follow; 0 where there is one, or never was."""
+        """How long the last command has been held, or the safe behaviour has lasted with the hold before it."""
         return 0 if self.held_since_ns is None else now_ns - self.held_since_ns
+
+    def starved_ns(self, now_ns: int) -> int:
+        """Time since the last action was followed, over resets too; 0 while one is, and before the first."""
+        if self.state is State.RUNNING or self._followed_ns is None:
+            return 0
+        return now_ns - self._followed_ns
 
     def farewell(self) -> list[Float64]:
         """Commands to send, one a period, before the process ends; ramped and bounded, two seconds of them at most.

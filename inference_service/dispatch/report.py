@@ -92,8 +92,8 @@ class Stats:
     server_ready: bool
     smoothing: bool
     queue: int
-    held_ms: float
-    """How long the queue has been exhausted; 0 where it is not."""
+    starved_ms: float
+    """Time since the last action was followed, over resets too; 0 while one is, and before the first."""
     observation_age_ms: float
     """Age of the observation behind the last command from the queue."""
     avg_latency_ms: float
