@@ -1,0 +1,31 @@
+"""The rooms that know DDS and ROS, behind one small protocol (``protocol.py``)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, cast
+
+from inference_service.core.errors import TransportError
+from inference_service.transport.protocol import Node
+
+_TRANSPORTS = {
+    "dds": ("inference_service.transport.dds.node", "DdsNode", "cyclonedds"),
+    "ros": ("inference_service.transport.ros.node", "RosNode", "rclpy"),
+}
+
+
+def create_node(name: str, transport: str = "dds", **options: Any) -> Node:
+    """A node of the ROS 2 graph.
+
+    ``dds`` needs no ROS (options: ``domain_id``, ``use_sim_time``, ``namespace``, ``gid_size``); ``ros`` runs on rclpy.
+
+    Raises:
+        TransportError: unknown transport, its library is not installed, or the node cannot join.
+    """
+    if transport not in _TRANSPORTS:
+        raise TransportError(f"transport {transport!r}: wants one of {', '.join(_TRANSPORTS)}")
+    module, class_name, library = _TRANSPORTS[transport]
+    if find_spec(library) is None:
+        raise TransportError(f"transport {transport!r} needs {library}, which is not installed here")
+    return cast(Node, getattr(import_module(module), class_name)(name, **options))

@@ -1,0 +1,146 @@
+"""Raw endpoints: ready CDR in and out of DDS topics that a ROS 2 node matches."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from cyclonedds.core import DDSException, Entity, Policy, Qos
+from cyclonedds.domain import DomainParticipant
+from cyclonedds.pub import DataWriter
+from cyclonedds.sub import DataReader
+from cyclonedds.topic import Topic
+from cyclonedds.util import duration
+
+from inference_service.core.errors import TransportError
+from inference_service.transport.dds import native
+from inference_service.transport.dds.config import DdsConfig, apply_config
+from inference_service.transport.protocol import QoS
+from inference_service.wire.interfaces import type_hash
+
+# ROS blocks a writer for ever when a reliable reader stops acknowledging. This is no part of matching, and a
+# robot had rather lose a message than its process.
+MAX_BLOCKING_S = 0.5
+_UNLIMITED = -1
+_TIMEOUT = DDSException.DDS_RETCODE_TIMEOUT
+
+
+def open_participant(config: DdsConfig) -> DomainParticipant:
+    """Join the domain as a ROS 2 context does (participant USER_DATA names the security enclave, REP 2009).
+
+    Raises:
+        TransportError: the DDS library refuses its configuration or finds no place in the domain.
+    """
+    apply_config(config)
+    try:
+        return DomainParticipant(config.domain_id, Qos(Policy.Userdata(b"enclave=/;")))
+    except DDSException as error:
+        raise TransportError(
+            f"cannot join DDS domain {config.domain_id}: {error} Cyclone DDS printed the reason above; usual ones are "
+            f"an error in CYCLONEDDS_URI, no free participant index, or a port in use. CYCLONEDDS_URI is {config.uri}"
+        ) from error
+
+
+def user_data(type_name: str, **entries: str) -> bytes:
+    """USER_DATA of an endpoint: ``key=value;`` for each entry, and the type hash (REP 2011) where it is known."""
+    known = type_hash(type_name)
+    pairs = {**entries, **({"typehash": known} if known else {})}
+    return "".join(f"{key}={value};" for key, value in pairs.items()).encode()
+
+
+class Participant:
+    """A DDS participant and its topics: one Topic per name, without QoS, whatever number of endpoints it has."""
+
+    def __init__(self, config: DdsConfig) -> None:
+        self.entity = open_participant(config)
+        self._topics: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def topic(self, name: str, layout: Any) -> Any:
+        """Raises TransportError where the name is in use with another type."""
+        with self._lock:
+            topic = self._topics.get(name)
+            if topic is None:
+                topic = self._topics[name] = Topic(self.entity, name, layout)
+            elif topic.data_type is not layout:
+                raise TransportError(
+                    f"DDS topic {name} is of type {topic.typename} in this node, cannot be {layout.__name__} too"
+                )
+            return topic
+
+    def close(self) -> None:
+        with self._lock:
+            for topic in self._topics.values():
+                native.delete(topic)
+            self._topics.clear()
+        native.delete(self.entity)
+
+
+def _policies(qos: QoS) -> list[Any]:
+    reliable = qos.reliability == "reliable"
+    latched = qos.durability == "transient_local"
+    return [
+        Policy.Reliability.Reliable(duration(seconds=MAX_BLOCKING_S)) if reliable else Policy.Reliability.BestEffort,
+        Policy.Durability.TransientLocal if latched else Policy.Durability.Volatile,
+        Policy.History.KeepLast(qos.depth),
+        Policy.DataRepresentation(use_cdrv0_representation=True),  # XCDR1, the only one that ROS takes
+    ]
+
+
+class _Endpoint:
+    """``guid``: 16 bytes in the order of the wire. ``entity``: cyclonedds' own object."""
+
+    def __init__(self, topic: str, entity: Entity) -> None:
+        self.topic = topic
+        self.entity = entity
+        self.guid = bytes(entity.guid.bytes)
+
+    def close(self) -> None:
+        """Idempotent."""
+        native.delete(self.entity)
+
+
+class RawWriter(_Endpoint):
+    """A writer of ready CDR."""
+
+    def __init__(self, participant: Participant, topic: str, layout: Any, qos: QoS, data: bytes) -> None:
+        policies = [*_policies(qos), Policy.WriterDataLifecycle(autodispose=False), Policy.Userdata(data)]
+        if qos.durability == "transient_local":
+            history = Policy.History.KeepLast(qos.depth)
+            policies.append(Policy.DurabilityService(0, history, _UNLIMITED, _UNLIMITED, _UNLIMITED))
+        super().__init__(topic, DataWriter(participant.entity, participant.topic(topic, layout), Qos(*policies)))
+
+    @property
+    def matched(self) -> int:
+        """Number of readers on the other side."""
+        return len(native.matched_readers(self.entity))
+
+    def write(self, cdr: native.Buffer) -> None:
+        """Send. Blocks for at most ``MAX_BLOCKING_S``.
+
+        Raises:
+            TransportError: a reliable reader does not acknowledge, the bytes are not of the declared layout, or
+                the writer is closed.
+        """
+        code = native.write(self.entity, cdr)
+        if code == 0:
+            return
+        if code == _TIMEOUT:
+            raise TransportError(
+                f"{self.topic}: a subscriber did not take {len(cdr)} bytes within {MAX_BLOCKING_S} s; message dropped"
+            )
+        raise TransportError(f"{self.topic}: cannot send {len(cdr)} bytes: {DDSException(code)}")
+
+
+class RawReader(_Endpoint):
+    """A reader of ready CDR."""
+
+    def __init__(self, participant: Participant, topic: str, layout: Any, qos: QoS, data: bytes) -> None:
+        policies = [*_policies(qos), Policy.Userdata(data)]
+        super().__init__(topic, DataReader(participant.entity, participant.topic(topic, layout), Qos(*policies)))
+        self.take = native.Taker(self.entity).take
+
+    @property
+    def matched(self) -> int:
+        """Number of writers on the other side."""
+        return len(native.matched_writers(self.entity))

@@ -1,0 +1,203 @@
+"""A ROS 2 node without ROS: implements :class:`inference_service.transport.protocol.Node` on Cyclone DDS."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from inference_service.core.errors import TransportError
+from inference_service.transport.dds import native
+from inference_service.transport.dds.action_client import DdsActionClient
+from inference_service.transport.dds.action_server import DdsActionServer, Execute
+from inference_service.transport.dds.config import GidSize, check_domain_id, load_config
+from inference_service.transport.dds.endpoints import Participant
+from inference_service.transport.dds.executor import ErrorLog, Executor, FixedRateTimer, Group
+from inference_service.transport.dds.graph import Graph, Wiring
+from inference_service.transport.dds.services import RequestId, ServiceClient, ServiceServer
+from inference_service.transport.dds.topics import DdsPublisher, DdsSubscription
+from inference_service.transport.protocol import Message, QoS
+from inference_service.wire.interfaces import service_types
+
+_CLOSE_S = 1.5
+_DEFAULT_QOS = QoS()
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FULL_NAME = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closable)
+
+
+class DdsNode:
+    """A node with a DDS participant of its own; see :func:`inference_service.transport.create_node`.
+
+    Every method may be called from any thread. Names of topics, services and actions that do not start with a
+    slash are within the node's namespace.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        domain_id: int | None = None,
+        use_sim_time: bool = False,
+        namespace: str = "/",
+        gid_size: GidSize | None = None,
+    ) -> None:
+        """``domain_id`` and ``gid_size`` default to what the environment says (``config.py``).
+
+        Raises:
+            TransportError: a bad name or environment variable, or the domain cannot be joined.
+        """
+        if not _NAME.fullmatch(name):
+            raise TransportError(f"node name {name!r}: wants letters, digits and underscores, without a slash")
+        if namespace != "/" and not _FULL_NAME.fullmatch(namespace):
+            raise TransportError(f"namespace {namespace!r}: wants / or a name like /robot_1")
+        config = load_config()
+        if domain_id is not None:
+            config = replace(config, domain_id=check_domain_id(domain_id))
+        self.name = name
+        self.errors = 0
+        self._namespace = namespace
+        self._logger = logging.getLogger(name)
+        self._error_log = ErrorLog(self._logger, self._count_error)
+        self._closables: list[_Closable] = []
+        self._servers: list[DdsActionServer] = []
+        self._closing = threading.Lock()
+        self._closed = False
+        self._participant = Participant(config)
+        self._executor = Executor(name, lambda: native.WaitSet(self._participant.entity), self._error_log)
+        gid_size = config.gid_size if gid_size is None else gid_size
+        self._graph = Graph(self._participant, name, namespace, gid_size, lambda: self._group("_graph"))
+        self._wiring = Wiring(self._participant, self._graph)
+        self._sim_time_ns: int | None = None
+        if use_sim_time:
+            self._follow_clock()
+        # A node that nobody closed leaves the graph when the process ends.
+        atexit.register(self.close)
+
+    def _count_error(self) -> None:
+        self.errors += 1
+
+    def _group(self, name: str) -> Group:
+        return self._executor.group(name)
+
+    def now_ns(self) -> int:
+        return time.time_ns() if self._sim_time_ns is None else self._sim_time_ns
+
+    def _follow_clock(self) -> None:
+        self._sim_time_ns = 0  # as in ROS: zero until the first /clock
+
+        def on_clock(message: Message) -> None:
+            self._sim_time_ns = message.clock.sec * 10**9 + message.clock.nanosec
+
+        qos = QoS(depth=1, reliability="best_effort")
+        self.create_subscription("/clock", "rosgraph_msgs/msg/Clock", on_clock, qos, group="_clock")
+
+    def _resolve(self, name: str) -> str:
+        full = name if name.startswith("/") else f"{self._namespace.rstrip('/')}/{name}"
+        if not _FULL_NAME.fullmatch(full):
+            raise TransportError(
+                f"{name!r} is no ROS 2 name: wants letters, digits and underscores between slashes, "
+                "no part of it starting with a digit"
+            )
+        return full
+
+    def _keep(self, closable: C) -> C:
+        self._closables.append(closable)
+        return closable
+
+    def create_publisher(self, topic: str, msg_type: str, qos: QoS = _DEFAULT_QOS) -> DdsPublisher:
+        return self._keep(DdsPublisher(self._wiring, self._resolve(topic), msg_type, qos))
+
+    def create_subscription(
+        self,
+        topic: str,
+        msg_type: str,
+        callback: Callable[[Message], None],
+        qos: QoS = _DEFAULT_QOS,
+        *,
+        group: str = "default",
+    ) -> DdsSubscription:
+        """Arrays in a large message are read-only views of the DDS library's buffer, which they keep alive."""
+        name = self._resolve(topic)
+        return self._keep(
+            DdsSubscription(self._wiring, self._group(group), name, msg_type, callback, qos, self._logger)
+        )
+
+    def create_timer(self, period_s: float, callback: Callable[[], None], *, group: str = "default") -> FixedRateTimer:
+        return self._group(group).add_timer(period_s, callback)
+
+    def create_action_server(
+        self,
+        name: str,
+        action_type: str,
+        execute: Execute,
+        *,
+        accept: Callable[[Message], bool] | None = None,
+        max_concurrent: int = 4,
+    ) -> DdsActionServer:
+        """A goal beyond ``max_concurrent`` running ones is rejected. ``accept`` runs on the node's group for actions
+        and must be quick."""
+        server = DdsActionServer(
+            self._wiring,
+            self._group("_actions"),
+            self._resolve(name),
+            action_type,
+            execute,
+            accept,
+            max_concurrent,
+            self._error_log,
+            self.now_ns,
+        )
+        self._servers.append(server)
+        return self._keep(server)
+
+    def create_action_client(self, name: str, action_type: str, *, group: str = "default") -> DdsActionClient:
+        return self._keep(DdsActionClient(self._wiring, self._group(group), self._resolve(name), action_type))
+
+    def create_service(
+        self, name: str, srv_type: str, callback: Callable[[Message], Message], *, group: str = "default"
+    ) -> ServiceServer:
+        def handle(request_id: RequestId, request: Message) -> None:
+            server.reply(request_id, callback(request))
+
+        types = service_types(srv_type)
+        server = ServiceServer(self._wiring, self._group(group), self._resolve(name), types, handle)
+        return self._keep(server)
+
+    def create_client(self, name: str, srv_type: str, *, group: str = "default") -> ServiceClient:
+        """A client of a service (not part of the protocol; for tests and tools)."""
+        return self._keep(ServiceClient(self._wiring, self._group(group), self._resolve(name), service_types(srv_type)))
+
+    def close(self) -> None:
+        """Abort running goals, stop every thread, leave the graph. Idempotent; returns within 2 s, even from a
+        callback or with one that hangs (which is then named in the log)."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        atexit.unregister(self.close)
+        deadline = time.monotonic() + _CLOSE_S
+        workers = [worker for server in self._servers for worker in server.abort_all()]
+        self._executor.stop()
+        hanging = self._executor.join(deadline)
+        for worker in workers:
+            if worker is not threading.current_thread():
+                worker.join(max(0.0, deadline - time.monotonic()))
+                hanging += [worker.name] if worker.is_alive() else []
+        if hanging:
+            self._logger.warning("still running after close: %s", ", ".join(hanging))
+        self._graph.close()
+        for closable in self._closables:
+            closable.close()
+        self._participant.close()
