@@ -44,7 +44,7 @@ DT = 1 / 20  # s, the dispatcher's control period for this robot
 
 # The path: q(phase) = CENTRE + AMPLITUDE * sin(HARMONIC * phase + SHIFT), rad. Phase 0 is the arm's home pose.
 CENTRE = torch.tensor([0.0, -0.35, 0.6, 0.8, 0.0, 0.6])
-AMPLITUDE = torch.tensor([0.5, 0.25, 0.3, 0.2, 0.35, 0.35])
+AMPLITUDE = torch.tensor([0.5, 0.25, 0.3, 0.2, 0.35, 0.25])
 HARMONIC = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 2.0])
 SHIFT = torch.tensor([0.0, -np.pi / 2, np.pi / 2, -np.pi / 2, 0.0, 0.0], dtype=torch.float32)
 PERIOD = 8.0  # s
@@ -257,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", nargs="?", type=Path, default=ROOT / "policies" / "so101_act_demo")
     parser.add_argument("--steps", type=int, default=3000, help="training steps (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=48)
     arguments = parser.parse_args()
 
     torch.manual_seed(SEED)

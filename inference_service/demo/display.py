@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -18,6 +19,12 @@ from inference_service.demo.table import View, look, render, status_line
 LOG_TAIL = 8
 TABLE_PERIOD_S = 0.5
 STATUS_PERIOD_S = 3.0
+
+
+def tell(text: str) -> None:
+    """A line of the run's own on standard output, at once."""
+    sys.stdout.write(f"[demo] {text}\n")
+    sys.stdout.flush()
 
 
 class Display(Protocol):

@@ -39,7 +39,8 @@ def free_domain(first: int = FIRST_DOMAIN) -> int:
     Raises:
         TransportError: all are taken.
     """
-    for domain in (*range(first, MAX_DOMAIN + 1), *range(1, first)):
+    candidates: list[int] = [*range(first, MAX_DOMAIN + 1), *range(1, first)]
+    for domain in candidates:
         if not domain_in_use(domain):
             return domain
     raise TransportError(

@@ -39,7 +39,7 @@ class DemoOptions:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}\nTry: {self.prog} --help", file=sys.stderr)  # noqa: T201 - before any logging
+        sys.stderr.write(f"{self.prog}: {message}\nTry: {self.prog} --help\n")
         raise SystemExit(2)
 
 
@@ -100,4 +100,4 @@ def _unknown_message(word: str, parser: argparse.ArgumentParser) -> str:
 
 if __name__ == "__main__":
     # For scripts/demo: which environment these options need.
-    print("lerobot" if parse_options(sys.argv[1:]).needs_lerobot else "light")  # noqa: T201
+    sys.stdout.write("lerobot\n" if parse_options(sys.argv[1:]).needs_lerobot else "light\n")

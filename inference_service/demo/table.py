@@ -97,13 +97,13 @@ def _joints(r: Recording) -> dict[str, tuple[float | None, float | None]]:
 
 
 def _cameras(r: Recording) -> dict[str, float]:
-    """Frames per second by camera, as the nodes' diagnostics tell them (values named ``fps <camera>``)."""
+    """Frames per second by camera, as the nodes' diagnostics tell them (values named ``fps.<camera>``)."""
     found = {}
     for status in r.health.values():
         for key in status.values:
             rate = status.number(key)
-            if key.startswith("fps ") and rate is not None:
-                found[key[len("fps ") :]] = rate
+            if key.startswith("fps.") and rate is not None:
+                found[key[len("fps.") :]] = rate
     return found
 
 

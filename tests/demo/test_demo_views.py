@@ -32,7 +32,7 @@ def text_of(recording: Recording, now: float) -> str:
 
 
 def test_the_table_shows_the_run() -> None:
-    recording = record([*good_run(10), health(10.0, "sim_robot", **{"fps top": 19.5})])
+    recording = record([*good_run(10), health(10.0, "sim_robot", **{"fps.top": 19.5})])
     shown = text_of(recording, 10.0)
     for part in ("20.0 Hz", "READY onnx cpu", "queue", "30", "inference", "30.0", "camera top", "19.5 fps", "P3",
                  "action_dispatcher", "OK", "[stats] count=1", "position", "target"):  # fmt: skip

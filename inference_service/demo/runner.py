@@ -1,0 +1,195 @@
+"""One run from start to report: start the processes, watch them, stop them, write down what happened."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from inference_service.core.errors import InferenceServiceError
+from inference_service.demo.collector import Collector
+from inference_service.demo.display import Display, LineDisplay, LogFile, TableDisplay, tell
+from inference_service.demo.isolation import free_domain, isolated
+from inference_service.demo.log_lines import LogWatch
+from inference_service.demo.options import DemoOptions, parse_options
+from inference_service.demo.picture import write_picture
+from inference_service.demo.processes import look_at
+from inference_service.demo.recording import Recording
+from inference_service.demo.report import RunFacts, build_report, write_report
+from inference_service.demo.stage import Stage, set_stage
+from inference_service.launcher import Launcher
+from inference_service.transport import create_node
+from robot_config import RobotConfigError
+
+START_DEADLINE_S = 60.0
+FRAMES_DEADLINE_S = 2.0
+LOOK_PERIOD_S = 0.1
+RESOURCES_PERIOD_S = 1.0
+
+EXIT_GOOD, EXIT_FAILED, EXIT_CANNOT_START = 0, 1, 2
+
+
+class Run:
+    """The processes of one stage and their observer, from :meth:`watch` to :meth:`facts`."""
+
+    def __init__(self, options: DemoOptions, stage: Stage, display: Display, stop: threading.Event) -> None:
+        self.recording = Recording(stage.terms)
+        self._options = options
+        self._stage = stage
+        self._display = display
+        self._stop = stop
+        self._lines = LogWatch(options.mode)
+        self._launcher = Launcher(stage.plan, self._on_line)
+        self._started: dict[str, float] = {}
+        self._ended_at = 0.0
+        self._died: list[str] = []
+        self._problems: list[str] = []
+        self._next_resources = 0.0
+
+    def _on_line(self, name: str, line: str) -> None:
+        self._lines.see(name, line)
+        self._display.line(name, line)
+
+    def watch(self, domain: int) -> None:
+        """Start, wait for the first command, let it run for the time asked for, stop. Leaves no process behind."""
+        node = create_node("demo_observer", domain_id=domain)
+        try:
+            collector = Collector(node, self._stage.robot, self._stage.folder.config.type, self.recording)
+            try:
+                self._launcher.start()
+                self._started = dict.fromkeys((p.name for p in self._launcher.processes), time.monotonic())
+                if self._wait_for_first_command():
+                    self._wait_for_end()
+                self._ended_at = time.monotonic()
+                if not self._died:
+                    collector.take_frames(FRAMES_DEADLINE_S)
+            finally:
+                self._launcher.stop()
+        finally:
+            node.close()
+
+    def _wait_for_first_command(self) -> bool:
+        deadline = time.monotonic() + START_DEADLINE_S
+        while self.recording.first_command_at is None:
+            if not self._look():
+                return False
+            if time.monotonic() > deadline:
+                self._problems.append(f"no command after {START_DEADLINE_S:.0f} s: {self._not_ready()}")
+                return False
+        return True
+
+    def _wait_for_end(self) -> None:
+        seconds = self._options.seconds
+        end = None if seconds is None else (self.recording.first_command_at or 0.0) + seconds
+        while end is None or time.monotonic() < end:
+            if not self._look():
+                return
+
+    def _look(self) -> bool:
+        """One look at everything; False when the run is over: somebody stops it, or a process died."""
+        now = time.monotonic()
+        if now >= self._next_resources:
+            self._next_resources = now + RESOURCES_PERIOD_S
+            self._look_at_processes(now)
+        self._display.show(self.recording)
+        self._died.extend(self._launcher.poll())
+        return not self._died and not self._stop.wait(LOOK_PERIOD_S)
+
+    def _look_at_processes(self, now: float) -> None:
+        for process in self._launcher.processes:
+            seen = look_at(process.pid, process.name, now)
+            if seen is not None:
+                self.recording.see(seen)
+
+    def _not_ready(self) -> str:
+        """The processes that never were healthy, each with what it said last."""
+        ready, health = self.recording.read(lambda r: (set(r.ready_at), dict(r.health)))
+        waiting = []
+        for name in self._started:
+            if name not in ready:
+                said = health[name].message if name in health else "it has said nothing"
+                waiting.append(f"{name} is not ready ({said})")
+        return "; ".join(waiting) or "every process is ready, and the dispatcher sends nothing"
+
+    def facts(self, domain: int) -> RunFacts:
+        """What the report needs to know beyond the recording."""
+        return RunFacts(
+            mode=self._options.mode,
+            device=self._options.device,
+            robot=self._stage.robot.name,
+            policy=self._stage.folder.path.name,
+            domain=domain,
+            ended_at=self._ended_at,
+            started=self._started,
+            log_lines=self._lines.result(),
+            died=self._died,
+            problems=self._problems,
+        )
+
+
+def out_folder(options: DemoOptions) -> Path:
+    """Where the report goes; created. Relative to the current directory if given, else in the checkout."""
+    folder = options.out if options.out is not None else Path(__file__).resolve().parents[2] / "demo-report"
+    folder = folder.expanduser().absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def run(options: DemoOptions, stop: threading.Event) -> int:
+    """A whole run; its exit status. Ends early when ``stop`` is set.
+
+    Raises:
+        InferenceServiceError, RobotConfigError, OSError: it cannot be started as asked for.
+    """
+    stage = set_stage(options)
+    folder = out_folder(options)
+    domain = options.domain if options.domain is not None else free_domain()
+    log = LogFile(folder / "demo.log")
+    table = not options.headless and sys.stdout.isatty()
+    title = f"{stage.robot.name}, {options.mode}, ROS_DOMAIN_ID {domain}, Ctrl-C stops"
+    tell(f"{title}; log: {log.path}")
+    try:
+        with isolated(domain), TableDisplay(log, title) if table else LineDisplay(log) as display:
+            current = Run(options, stage, display, stop)
+            current.watch(domain)
+    finally:
+        log.close()
+    report = build_report(current.recording, current.facts(domain))
+    written = write_report(report, folder), write_picture(current.recording, report, folder)
+    return _conclude(report, written)
+
+
+def _conclude(report: dict[str, Any], written: Sequence[Path]) -> int:
+    latency = report["latency_ms"]["total"]
+    tell(
+        f"{report['seconds']:.1f} s, {report['actions']} actions, {report['inferences']} inferences, "
+        f"latency p50 {latency['p50']} ms, p99 {latency['p99']} ms, "
+        f"{report['hold_ticks_after_5s']} hold ticks after 5 s"
+    )
+    for failure in report["failures"]:
+        tell(f"FAILED: {failure}")
+    for path in written:
+        tell(str(path))
+    return EXIT_FAILED if report["failures"] else EXIT_GOOD
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point of ``python -m inference_service.demo``."""
+    options = parse_options(argv)
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    try:
+        return run(options, stop)
+    except (InferenceServiceError, RobotConfigError, OSError) as error:
+        sys.stderr.write(f"scripts/demo: {error}\n")
+        return EXIT_CANNOT_START
