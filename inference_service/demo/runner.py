@@ -22,7 +22,7 @@ from inference_service.demo.processes import look_at
 from inference_service.demo.recording import Recording
 from inference_service.demo.report import RunFacts, build_report, write_report
 from inference_service.demo.stage import Stage, set_stage
-from inference_service.launcher import Launcher
+from inference_service.launcher import Launcher, ManagedProcess
 from inference_service.transport import create_node
 from robot_config import RobotConfigError
 
@@ -44,7 +44,7 @@ class Run:
         self._display = display
         self._stop = stop
         self._lines = LogWatch(options.mode)
-        self._launcher = Launcher(stage.plan, self._on_line)
+        self._launcher = Launcher(stage.plan, on_line=self._on_line)
         self._started: dict[str, float] = {}
         self._ended_at = 0.0
         self._died: list[str] = []
@@ -62,11 +62,11 @@ class Run:
             collector = Collector(node, self._stage.robot, self._stage.folder.config.type, self.recording)
             try:
                 self._launcher.start()
-                self._started = dict.fromkeys((p.name for p in self._launcher.processes), time.monotonic())
+                self._started = {p.name: p.started_at for p in self._launcher.processes}
                 if self._wait_for_first_command():
                     self._wait_for_end()
                 self._ended_at = time.monotonic()
-                if not self._died:
+                if self.recording.first_command_at is not None:
                     collector.take_frames(FRAMES_DEADLINE_S)
             finally:
                 self._launcher.stop()
@@ -76,7 +76,7 @@ class Run:
     def _wait_for_first_command(self) -> bool:
         deadline = time.monotonic() + START_DEADLINE_S
         while self.recording.first_command_at is None:
-            if not self._look():
+            if not self._look() or self._died:
                 return False
             if time.monotonic() > deadline:
                 self._problems.append(f"no command after {START_DEADLINE_S:.0f} s: {self._not_ready()}")
@@ -91,14 +91,22 @@ class Run:
                 return
 
     def _look(self) -> bool:
-        """One look at everything; False when the run is over: somebody stops it, or a process died."""
+        """One look at everything; False when the run is over: somebody stops it, or no process is left."""
         now = time.monotonic()
         if now >= self._next_resources:
             self._next_resources = now + RESOURCES_PERIOD_S
             self._look_at_processes(now)
         self._display.show(self.recording)
-        self._died.extend(self._launcher.poll())
-        return not self._died and not self._stop.wait(LOOK_PERIOD_S)
+        for process in self._launcher.poll():
+            self._note_death(process)
+        alive = any(p.returncode is None for p in self._launcher.processes)
+        return alive and not self._stop.wait(LOOK_PERIOD_S)
+
+    def _note_death(self, process: ManagedProcess) -> None:
+        """The others go on: a robot whose engine is lost still has to be held, and the report shows whether it was."""
+        last = process.last_lines[-1] if process.last_lines else "it said nothing"
+        self._died.append(f"{process.name} died with status {process.returncode}: {last}")
+        self._display.line("demo", self._died[-1])
 
     def _look_at_processes(self, now: float) -> None:
         for process in self._launcher.processes:
