@@ -107,7 +107,8 @@ class SafetyConfig(Section):
     max_joint_velocity: Positive | None = None
     """Fastest change of a joint's command, rad/s. Left out: no limit."""
     max_action_age_s: Positive | None = None
-    """An action older than this (since its observation) is never sent. Left out: the duration of its chunk."""
+    """An action older than this (since its observation) is never sent. Left out: its chunk's duration and
+    one period."""
     hold_timeout_s: Annotated[float, Field(ge=0)] = 1.0
     """How long the last command is repeated when actions run out, before ``on_timeout``."""
     on_timeout: Literal["hold", "zeros", "stop"] = "hold"
