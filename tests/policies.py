@@ -46,7 +46,7 @@ def random_stats(features: Mapping[str, Mapping[str, Any]], seed: int = 0) -> St
 
 
 def norm_mapping(norm: Norm) -> dict[str, str]:
-    return {kind: norm for kind in ("VISUAL", "STATE", "ACTION")} if isinstance(norm, str) else dict(norm)
+    return dict.fromkeys(("VISUAL", "STATE", "ACTION"), norm) if isinstance(norm, str) else dict(norm)
 
 
 def make_act_folder(

@@ -1,8 +1,9 @@
 """Bilinear resize of uint8 images, equal to torch's to the last bit.
 
 The reference is ``torch.nn.functional.interpolate(x.float(), size, mode="bilinear", align_corners=False)``
-(no antialias) on a CPU with FMA, rounded half to even: what LeRobot policies see when frames are shrunk by
-interpolation. (torch's own kernel for uint8 tensors rounds differently, and PIL antialiases.)
+(no antialias), rounded half to even, on one thread of a CPU with FMA. On several threads or without FMA torch
+takes other kernels, which differ from this one by 1 where the exact value lies on a rounding tie (about one
+value in ten thousand). torch's kernel for uint8 tensors and PIL, which antialiases, differ by much more.
 """
 
 from __future__ import annotations
