@@ -46,9 +46,12 @@ EMPTY = "std_srvs/srv/Empty"
 
 
 class SimRobotParameters(NodeParameters):
-    """``robot_config_path`` empty: the topics of ``so101_sim``. ``camera_fps`` and ``image_size`` (HxW) empty: the
-    robot file's. ``image_encoding`` jpeg or png: CompressedImage, on the same topic where the contract says that type,
-    else on ``<topic>/compressed``."""
+    """``robot_config_path`` empty: the topics of ``so101_sim``.
+
+    ``camera_fps`` and ``image_size`` (HxW) left out: what the robot's file says, the rate up to 10.
+    ``image_encoding`` jpeg or png: CompressedImage, on the same topic where the contract says that type, else on
+    ``<topic>/compressed``.
+    """
 
     node_name: str = "sim_robot"
     robot_config_path: str = ""
@@ -217,8 +220,12 @@ class Camera:
         self._publisher: Publisher = node.create_publisher(topic, kind, QoS(depth=2))
 
     def shoot(self, renderer: Renderer, snapshot: Snapshot) -> None:
-        """Render and publish. Raises TransportError when a subscriber does not take the picture in time."""
-        if self._faults.mute(self.wire.name):
+        """Render and publish, if anybody listens.
+
+        Raises:
+            TransportError: a subscriber does not take the picture in time.
+        """
+        if self._faults.mute(self.wire.name) or not self._publisher.matched:
             return
         if self._kept is None or not self._faults.frozen(self.wire.name):
             picture = renderer.render(snapshot.qpos, self.wire.name)

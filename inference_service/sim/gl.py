@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import logging
 import os
 from functools import lru_cache
 from typing import Any
@@ -41,6 +42,8 @@ def load_mujoco() -> Any:
     os.environ["MUJOCO_GL"] = "egl" if missing_egl() is None else "disable"
     # Mesa's software renderer would take every core for a picture, away from inference, and gain little.
     os.environ.setdefault("LP_NUM_THREADS", "0")
+    # PyOpenGL tells at every start that an optional package is absent.
+    logging.getLogger("OpenGL.acceleratesupport").setLevel(logging.WARNING)
     try:
         return importlib.import_module("mujoco")
     except ImportError as error:

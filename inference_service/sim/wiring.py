@@ -10,7 +10,8 @@ from inference_service.sim.pictures import DEFAULT_SIZE
 from robot_config import ActionMap, ObservationSpec, RobotConfig
 
 DEFAULT_FPS = 10.0
-"""Two cameras at this rate cost about a fifth of a core with software rendering."""
+"""What a robot's file asks for is served up to this rate, unless a parameter says otherwise: two cameras at 10 pictures
+a second cost about a fifth of a core with software rendering."""
 
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 _IMAGES = ("sensor_msgs/msg/Image", COMPRESSED)
@@ -116,7 +117,7 @@ def _camera(config: RobotConfig, spec: ObservationSpec) -> CameraWire:
         topic=spec.topic,
         compressed=spec.type == COMPRESSED,
         size=size,
-        fps=(device.fps if device else None) or DEFAULT_FPS,
+        fps=min(DEFAULT_FPS, (device.fps if device else None) or DEFAULT_FPS),
         frame_id=(device.frame_id if device else None) or f"camera_{name}_frame",
     )
 

@@ -81,6 +81,15 @@ def test_the_wrist_camera_moves_with_the_arm(renderer: Renderer) -> None:
     assert red(after).sum() < red(before).sum() / 4
 
 
+def test_what_is_behind_is_hidden(renderer: Renderer) -> None:
+    world = SimWorld(seed=1)
+    world.place_cube(0.06, 0.0)
+    assert red(renderer.render(world.qpos, "top")).sum() < 10, "the cube shows through the forearm"
+    world.set_targets([1.2], ["1"])
+    world.step(2.0)
+    assert red(renderer.render(world.qpos, "top")).sum() > 300
+
+
 def test_both_renderers_agree(world: SimWorld) -> None:
     try:
         real = EglRenderer(world.model)
