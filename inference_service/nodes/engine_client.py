@@ -26,6 +26,7 @@ from inference_service.core.errors import (
 )
 from inference_service.transport.protocol import Message, Node, QoS
 from inference_service.wire.envelope import (
+    CARD_NAME,
     WIRE_VERSION,
     EngineCard,
     EngineState,
@@ -39,6 +40,8 @@ from inference_service.wire.envelope import (
 CARD_TOPIC = "/inference/engine"
 CARD_LOST_S = 0.75
 """An engine whose card (sent at 4 Hz) has been silent for this long is lost."""
+CARD_GRACE_S = 1.0
+"""How long an engine without a card is looked at before it is taken for a plain one."""
 VARIANTS = "ibrobot_msgs/msg/VariantsList"
 
 
@@ -82,11 +85,12 @@ class EngineClient:
         self._cards: dict[str, tuple[EngineCard, float]] = {}
         self._card_seen = False
         self._problem: str | None = None
+        self._matched_since: float | None = None
         self.dropped: Counter[str] = Counter()
         self._publisher = node.create_publisher(request_topic, VARIANTS)
         self._replies = node.create_subscription(result_topic, VARIANTS, self._on_reply, group="replies")
         card_qos = QoS(depth=8, durability="transient_local")
-        node.create_subscription(
+        self._card_reader = node.create_subscription(
             CARD_TOPIC, "diagnostic_msgs/msg/DiagnosticStatus", self._on_card, card_qos, group="cards"
         )
         node.create_timer(0.1, self._watch, group="cards")
@@ -154,8 +158,7 @@ class EngineClient:
             cards = [card for card, _ in self._cards.values()]
             seen = self._card_seen
         if not seen:
-            if not self._publisher.matched:
-                raise EngineUnavailable(f"no engine subscribes {self._publisher.topic}: start pure_inference")
+            self._require_plain_engine()
             return None
         if not cards:
             raise EngineUnavailable("the engine is lost: its card is silent")
@@ -172,10 +175,23 @@ class EngineClient:
             )
         return matching[0]
 
+    def _require_plain_engine(self) -> None:
+        """A plain engine is one that subscribes our batches and shows no sign of a card for a while."""
+        if not self._publisher.matched:
+            raise EngineUnavailable(f"no engine subscribes {self._publisher.topic}: start pure_inference")
+        since = self._matched_since
+        if self._card_reader.matched or since is None or time.monotonic() - since < CARD_GRACE_S:
+            raise EngineUnavailable("an engine is there, waiting for its card")
+
     def _on_card(self, message: Message) -> None:
-        if message.name != "pure_inference":
+        if message.name != CARD_NAME:
             return
-        card = card_from_status(message)
+        try:
+            card = card_from_status(message)
+        except MalformedMessage as error:
+            self.dropped["malformed_card"] += 1
+            self._logger.warning("Malformed engine card dropped: %s", error)
+            return
         if card.wire != WIRE_VERSION:
             self.dropped["card_version"] += 1
             return
@@ -187,6 +203,7 @@ class EngineClient:
     def _watch(self) -> None:
         """Forget silent engines, wake who waits for one that is lost, tell of every change."""
         now = time.monotonic()
+        self._matched_since = (self._matched_since or now) if self._publisher.matched else None
         with self._lock:
             self._cards = {k: (c, t) for k, (c, t) in self._cards.items() if now - t < CARD_LOST_S}
             orphans = [p for p in self._pending.values() if p.engine_id and p.engine_id not in self._cards]
@@ -204,7 +221,12 @@ class EngineClient:
         self._on_change()
 
     def _on_reply(self, message: Message) -> None:
-        reply = decode_reply(message)
+        try:
+            reply = decode_reply(message)
+        except MalformedMessage as error:
+            self.dropped["malformed"] += 1
+            self._logger.warning("Malformed reply dropped: %s", error)
+            return
         if reply.session and reply.session != self._session:
             self.dropped["foreign"] += 1
             return

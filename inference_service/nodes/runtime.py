@@ -134,6 +134,7 @@ def configure_logging(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_RosFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("OpenGL").setLevel(logging.WARNING)  # tells of its optional accelerator at INFO
 
 
 def run_node(parameters_type: type[P], start: Callable[[Node, P], App], argv: Sequence[str]) -> int:

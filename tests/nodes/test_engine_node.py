@@ -1,0 +1,212 @@
+"""The engine node on the real wire: every request is answered, with an action or the name of an error."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference_service.core.engine import synthetic_batch
+from inference_service.core.policy_folder import PolicyFolder
+from inference_service.nodes.engine_client import CARD_TOPIC, VARIANTS
+from inference_service.nodes.engine_node import EngineNode, EngineParameters
+from inference_service.transport import create_node
+from inference_service.transport.protocol import QoS
+from inference_service.wire.envelope import (
+    EngineCard,
+    EngineState,
+    Reply,
+    Request,
+    card_from_status,
+    decode_reply,
+    encode_request,
+)
+from inference_service.wire.variants import to_variants
+from tests.nodes.harness import POLICY, STATUS, wait_until
+
+
+class Asking:
+    """A device by hand: sends requests, keeps replies and cards."""
+
+    def __init__(self) -> None:
+        self.node = create_node("asking")
+        self.replies: dict[str, Reply] = {}
+        self.cards: list[EngineCard] = []
+        self._publisher = self.node.create_publisher("/preprocessed/batch", VARIANTS)
+        self.node.create_subscription("/inference/action", VARIANTS, self._on_reply)
+        self.node.create_subscription(CARD_TOPIC, STATUS, self._on_card, QoS(depth=8, durability="transient_local"))
+
+    def _on_reply(self, message: Any) -> None:
+        reply = decode_reply(message)
+        self.replies[reply.request_id] = reply
+
+    def _on_card(self, message: Any) -> None:
+        self.cards.append(card_from_status(message))
+
+    def send(self, message: Any) -> None:
+        assert wait_until(lambda: self._publisher.matched), "no engine"
+        self._publisher.publish(message)
+
+    def ask(self, request: Request, *, extended: bool = True) -> Reply:
+        self.send(encode_request(request, extended=extended))
+        assert wait_until(lambda: request.request_id in self.replies), "no reply"
+        return self.replies[request.request_id]
+
+
+@pytest.fixture
+def asking(domain_id: int) -> Iterator[Asking]:
+    asking = Asking()
+    yield asking
+    asking.node.close()
+
+
+@pytest.fixture
+def start(domain_id: int) -> Iterator[Any]:
+    opened: list[Any] = []
+
+    def make(policy: Path = POLICY) -> EngineNode:
+        node = create_node("pure_inference")
+        engine = EngineNode(node, EngineParameters(policy_path=str(policy), device="onnx"))
+        opened.extend([node, engine])
+        return engine
+
+    yield make
+    for thing in reversed(opened):
+        thing.close()
+
+
+def ready(asking: Asking) -> None:
+    assert wait_until(lambda: asking.cards and asking.cards[-1].state is EngineState.READY, 30.0), asking.cards
+
+
+def request(number: int = 1, **changes: Any) -> Request:
+    batch = synthetic_batch(PolicyFolder.load(POLICY).config.input_features)
+    fields = {"device_id": "arm", "session": "s1", "sequence": number, "deadline_ms": 5000.0}
+    return Request(request_id=f"r{number}", **{"batch": batch, **fields, **changes})
+
+
+def test_it_warms_up_before_it_is_ready(asking: Asking, start: Any) -> None:
+    start()
+    ready(asking)
+    states = list(dict.fromkeys(card.state for card in asking.cards))
+    assert states == [EngineState.LOADING, EngineState.WARMING_UP, EngineState.READY]
+    card = asking.cards[-1]
+    assert (card.policy_type, card.backend_type, card.device) == ("act", "onnx", "cpu")
+    assert (card.chunk_size, card.action_dim) == (50, 6)
+    assert card.fingerprint == PolicyFolder.load(POLICY).fingerprint
+
+
+def test_both_forms_are_answered_in_kind(asking: Asking, start: Any) -> None:
+    start()
+    ready(asking)
+    extended = asking.ask(request(1, fingerprint=asking.cards[-1].fingerprint))
+    assert extended.status == "ok" and extended.session == "s1" and extended.device_id == "arm"
+    assert set(extended.timing_ms) == {"queue", "decode", "inference", "encode"}
+    plain = asking.ask(request(2), extended=False)
+    assert not plain.extended and plain.timing_ms == {}
+    assert plain.action is not None and extended.action is not None
+    np.testing.assert_array_equal(plain.action, extended.action)
+
+
+def bad_state(value: float) -> dict[str, Any]:
+    batch = synthetic_batch(PolicyFolder.load(POLICY).config.input_features)
+    batch["observation.state"] = np.full((1, 6), value, np.float32)
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "says"),
+    [
+        ({"fingerprint": "feedbeef"}, "policy_mismatch", "feedbeef"),
+        ({"batch": bad_state(float("nan"))}, "invalid_observation", "observation.state"),
+        ({"batch": {"observation.state": np.zeros((1, 6), np.float32)}}, "missing_observation", "images.top"),
+        ({"batch": {**bad_state(0.0), "extra": np.zeros((1, 2), np.float32)}}, "invalid_observation", "extra"),
+        ({"deadline_ms": 0.0}, "expired", "waited"),
+    ],
+)
+def test_what_cannot_be_served_is_answered_by_name(
+    asking: Asking, start: Any, changes: dict[str, Any], status: str, says: str
+) -> None:
+    start()
+    ready(asking)
+    reply = asking.ask(request(1, **changes))
+    assert (reply.status, reply.action) == (status, None)
+    assert says in reply.message
+    assert asking.ask(request(2)).status == "ok"
+
+
+def test_a_malformed_request_is_answered_and_the_next_one_served(asking: Asking, start: Any) -> None:
+    engine = start()
+    ready(asking)
+    envelope = {"task.request_id": ["bad"], "task.device_id": ["arm"], "task.session": ["s1"]}
+    message = to_variants({**envelope, "observation.state": np.zeros((1, 6), np.float32)})
+    message.variants[-1].float_32_array.layout.dim[1].size = 2**31
+    asking.send(message)
+    assert wait_until(lambda: "bad" in asking.replies)
+    assert asking.replies["bad"].status == "malformed"
+    assert asking.ask(request(1)).status == "ok"
+    assert engine._failures == 1
+
+
+def test_a_newer_request_of_the_same_device_takes_its_place(asking: Asking, start: Any) -> None:
+    """Invariant: at most the newest waits; the displaced one is told so."""
+    engine = start()
+    ready(asking)
+    started, go_on = threading.Event(), threading.Event()
+    infer = engine._engine.infer
+
+    def slow(batch: Any) -> Any:
+        started.set()
+        assert go_on.wait(10.0)
+        return infer(batch)
+
+    engine._engine.infer = slow
+    asking.send(encode_request(request(1), extended=True))
+    assert started.wait(10.0)
+    for number in (2, 3):
+        asking.send(encode_request(request(number), extended=True))
+    assert wait_until(lambda: "r2" in asking.replies)
+    go_on.set()
+    assert wait_until(lambda: {"r1", "r3"} <= asking.replies.keys())
+    assert {k: r.status for k, r in asking.replies.items()} == {"r1": "ok", "r2": "superseded", "r3": "ok"}
+
+
+def test_a_model_that_cannot_be_loaded_is_a_fault_on_the_card(asking: Asking, start: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "policy"
+    shutil.copytree(POLICY, broken)
+    (broken / "model.onnx").write_bytes(b"not a graph")
+    start(broken)
+    assert wait_until(lambda: asking.cards and asking.cards[-1].state is EngineState.FAULT)
+    assert "model.onnx" in asking.cards[-1].message
+    reply = asking.ask(request(1))
+    assert reply.status == "engine_unavailable" and "model.onnx" in reply.message
+
+
+def test_what_waits_at_shutdown_is_refused(asking: Asking, start: Any) -> None:
+    engine = start()
+    ready(asking)
+    started, go_on = threading.Event(), threading.Event()
+    infer = engine._engine.infer
+
+    def slow(batch: Any) -> Any:
+        started.set()
+        assert go_on.wait(10.0)
+        return infer(batch)
+
+    engine._engine.infer = slow
+    asking.send(encode_request(request(1), extended=True))
+    assert started.wait(10.0)
+    asking.send(encode_request(request(2, session="s2"), extended=True))
+    assert wait_until(lambda: len(engine._line) == 1)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    assert wait_until(lambda: "r2" in asking.replies)
+    go_on.set()
+    closing.join(10.0)
+    assert asking.replies["r2"].status == "engine_unavailable"
+    assert wait_until(lambda: asking.cards[-1].state is EngineState.DRAINING)
