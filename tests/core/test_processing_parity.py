@@ -12,7 +12,7 @@ from inference_service.core.batch import AffineImage, materialise
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.postprocessor import TensorPostprocessor
 from inference_service.core.preprocessor import TensorPreprocessor
-from policies import make_act_folder, make_observation, make_plain_folder
+from tests.policies import make_act_folder, make_observation, make_plain_folder
 
 pytest.importorskip("lerobot")
 
