@@ -1,0 +1,205 @@
+"""What every PolicyWrapper must do, run over each backend whose library is installed.
+
+A new backend joins by a line in BACKENDS. The policy is the demo policy of this repository.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference_service.core.batch import AffineImage, Batch, FeatureType, ImageNorm, materialise
+from inference_service.core.engine import PureInferenceEngine
+from inference_service.core.errors import BackendError, ModelLoadFailed
+from inference_service.core.policy import BackendOptions, PolicyWrapper
+from inference_service.core.policy_folder import PolicyFolder
+
+DEMO = Path(__file__).resolve().parents[2] / "policies" / "so101_act_demo"
+# backend: (module of the factory, library it needs, artifact it reads, largest relative difference from LeRobot)
+BACKENDS = {
+    "onnx": ("inference_service.backends.onnx", "onnxruntime", "model.onnx", 1e-5),
+    "lerobot": ("inference_service.backends.lerobot_torch", "lerobot", "model.safetensors", 0.0),
+}
+NORM = ImageNorm("mean_std", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.fixture(scope="module")
+def folder() -> PolicyFolder:
+    return PolicyFolder.load(DEMO)
+
+
+@pytest.fixture(scope="module", params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> str:
+    if find_spec(BACKENDS[request.param][1]) is None:
+        pytest.skip(f"{BACKENDS[request.param][1]} is not installed")
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def load(backend: str) -> Callable[[PolicyFolder], PolicyWrapper]:
+    factory = importlib.import_module(BACKENDS[backend][0]).load
+    return lambda folder: factory(folder, BackendOptions(device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def policy(load: Callable[[PolicyFolder], PolicyWrapper], folder: PolicyFolder) -> Iterator[PolicyWrapper]:
+    policy = load(folder)
+    yield policy
+    policy.close()
+
+
+def make_batch(folder: PolicyFolder, seed: int) -> Batch:
+    """Normal state, random pictures as affine images; every array read-only, as views of a message are."""
+    rng = np.random.default_rng(seed)
+    batch: Batch = {"task": [""]}
+    for name, feature in folder.config.input_features.items():
+        if feature.type is FeatureType.VISUAL:
+            channels, height, width = feature.shape
+            batch[name] = AffineImage(rng.integers(0, 256, (height, width, channels), np.uint8), NORM)
+            batch[name].pixels.flags.writeable = False
+        else:
+            batch[name] = rng.standard_normal((1, *feature.shape)).astype(np.float32)
+            batch[name].flags.writeable = False
+    return batch
+
+
+def test_it_is_a_policy_wrapper_that_describes_itself(
+    policy: PolicyWrapper, backend: str, folder: PolicyFolder
+) -> None:
+    assert isinstance(policy, PolicyWrapper)
+    spec = policy.spec
+    assert (spec.policy_type, spec.backend_type, spec.device) == ("act", backend, "cpu")
+    assert (spec.chunk_size, spec.action_dim) == (50, 6)
+    assert list(spec.input_features.items()) == list(folder.config.input_features.items())
+    assert spec.versions and all(isinstance(version, str) and version for version in spec.versions.values())
+
+
+def test_actions_are_those_of_lerobot(policy: PolicyWrapper, backend: str, folder: PolicyFolder) -> None:
+    pytest.importorskip("lerobot")
+    import torch
+    from lerobot.policies.act.modeling_act import ACTPolicy
+
+    reference = ACTPolicy.from_pretrained(DEMO)
+    for seed in range(3):
+        batch = make_batch(folder, seed)
+        tensors = {name: torch.from_numpy(np.array(materialise(batch[name]))) for name in folder.config.input_features}
+        expected = reference.predict_action_chunk(tensors)[0].numpy()
+        chunk = policy.predict_action_chunk(batch)
+        assert chunk.dtype == np.float32 and chunk.shape == (50, 6)
+        assert np.abs(chunk - expected).max() <= BACKENDS[backend][3] * np.abs(expected).max()
+
+
+def test_affine_images_and_their_tensors_are_the_same_input(policy: PolicyWrapper, folder: PolicyFolder) -> None:
+    batch = make_batch(folder, 0)
+    plain = {name: value if isinstance(value, list) else materialise(value) for name, value in batch.items()}
+    assert np.array_equal(policy.predict_action_chunk(batch), policy.predict_action_chunk(plain))
+
+
+def test_every_input_counts(policy: PolicyWrapper, folder: PolicyFolder) -> None:
+    batch = make_batch(folder, 0)
+    chunk = policy.predict_action_chunk(batch)
+    for name in folder.config.input_features:
+        other = batch | {name: make_batch(folder, 1)[name]}
+        assert not np.array_equal(policy.predict_action_chunk(other), chunk), name
+
+
+def test_the_same_batch_gives_the_same_chunk_whatever_came_between(policy: PolicyWrapper, folder: PolicyFolder) -> None:
+    batch = make_batch(folder, 0)
+    first = policy.predict_action_chunk(batch)
+    kept = first.copy()
+    for seed in (1, 2, 3):
+        policy.predict_action_chunk(make_batch(folder, seed))
+    assert np.array_equal(policy.predict_action_chunk(batch), kept)
+    assert np.array_equal(first, kept), "a chunk that was handed out changed later"
+
+
+def test_the_batch_is_left_as_it_was(policy: PolicyWrapper, folder: PolicyFolder) -> None:
+    writable = {
+        name: value if isinstance(value, list) else np.array(materialise(value))
+        for name, value in make_batch(folder, 0).items()
+    }
+    before = {name: np.array(value) for name, value in writable.items()}
+    policy.predict_action_chunk(writable)
+    assert writable.keys() == before.keys()
+    assert all(np.array_equal(writable[name], before[name]) for name in before)
+
+
+def test_two_threads_get_their_own_answers(policy: PolicyWrapper, folder: PolicyFolder) -> None:
+    engine = PureInferenceEngine(policy)
+    batches = [make_batch(folder, seed) for seed in (0, 1)]
+    alone = [engine.infer(batch).action for batch in batches]
+    answers: dict[int, list[np.ndarray]] = {0: [], 1: []}
+
+    def ask(who: int) -> None:
+        answers[who].extend(engine.infer(batches[who]).action for _ in range(4))
+
+    threads = [threading.Thread(target=ask, args=(who,)) for who in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for who in (0, 1):
+        assert len(answers[who]) == 4
+        assert all(np.array_equal(answer, alone[who]) for answer in answers[who])
+
+
+def test_a_missing_input_is_a_typed_error_that_names_it(policy: PolicyWrapper, folder: PolicyFolder) -> None:
+    batch = make_batch(folder, 0)
+    del batch["observation.images.wrist"]
+    with pytest.raises(BackendError, match=r"observation\.images\.wrist"):
+        policy.predict_action_chunk(batch)
+    assert policy.predict_action_chunk(make_batch(folder, 0)).shape == (50, 6)
+
+
+def test_closing_twice_is_harmless_and_asking_afterwards_is_an_error(
+    load: Callable[[PolicyFolder], PolicyWrapper], folder: PolicyFolder
+) -> None:
+    policy = load(folder)
+    policy.close()
+    policy.close()
+    with pytest.raises(BackendError, match="closed"):
+        policy.predict_action_chunk(make_batch(folder, 0))
+
+
+def test_opening_and_closing_leaves_nothing_behind(
+    load: Callable[[PolicyFolder], PolicyWrapper], folder: PolicyFolder
+) -> None:
+    batch = make_batch(folder, 0)
+
+    def use() -> tuple[int, int]:
+        policy = load(folder)
+        policy.predict_action_chunk(batch)
+        policy.close()
+        return count("/proc/self/fd"), count("/proc/self/task")
+
+    def count(directory: str) -> int:
+        return sum(1 for _ in Path(directory).iterdir())
+
+    first = use()
+    last = [use() for _ in range(9)][-1]
+    assert last[0] <= first[0], "file descriptors grew"
+    assert last[1] <= first[1], "threads grew"
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "cut short"])
+def test_a_damaged_artifact_is_refused_by_name(
+    damage: str, load: Callable[[PolicyFolder], PolicyWrapper], backend: str, tmp_path: Path
+) -> None:
+    artifact = BACKENDS[backend][2]
+    copy = tmp_path / "policy"
+    shutil.copytree(DEMO, copy, ignore=shutil.ignore_patterns("model.*"))
+    if damage == "empty":
+        (copy / artifact).touch()
+    elif damage == "garbage":
+        (copy / artifact).write_bytes(bytes(range(256)) * 16)
+    elif damage == "cut short":
+        (copy / artifact).write_bytes((DEMO / artifact).read_bytes()[:1_000_000])
+    with pytest.raises(ModelLoadFailed, match=r"policy(/model\.\w+)?"):
+        load(PolicyFolder.load(copy))
