@@ -5,6 +5,7 @@
     inference-service launch robot_config:=so101_sim use_sim:=true      processes of a robot
     inference-service cloud_inference policy_path:=DIR device:=cuda     the engine, on the machine that computes
     inference-service run EXECUTABLE key:=value…                        one node in this process
+    inference-service health [NODE…]                                    exit 0 when the nodes here are ready
     inference-service version
 """
 
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
 
+from inference_service import readiness
 from inference_service.core.errors import InferenceServiceError
 from robot_config import RobotConfigError
 from robot_config.errors import suggest
@@ -33,6 +35,7 @@ USAGE = f"""usage:
   inference-service launch [key:=value…]             start a robot's processes
   inference-service cloud_inference [key:=value…]    start an engine, on the machine that computes
   inference-service run EXECUTABLE [key:=value…]     run one node: {", ".join(EXECUTABLES)}
+  inference-service health [NODE…]                   exit 0 when the nodes of this machine are ready
   inference-service version
 
 launch and cloud_inference list their arguments with --show-args."""
@@ -42,7 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 fine, 1 a process failed, 2 wrong usage or configuration."""
     words = list(sys.argv[1:] if argv is None else argv)
     command, rest = (words[0], words[1:]) if words else ("", [])
-    commands = {"launch": _launch, "cloud_inference": _cloud_inference, "run": _run, "version": _version}
+    commands = {
+        "launch": _launch,
+        "cloud_inference": _cloud_inference,
+        "run": _run,
+        "health": _health,
+        "version": _version,
+    }
     if command in ("-h", "--help", "help"):
         print(USAGE)
         return 0
@@ -93,6 +102,12 @@ def _run(words: list[str]) -> int:
         return EXIT_USAGE
     status: int = import_module(EXECUTABLES[executable]).main(words[1:])
     return status
+
+
+def _health(words: list[str]) -> int:
+    problems = readiness.check(words)
+    print("\n".join(problems) or "ready")
+    return 1 if problems else 0
 
 
 def _version(_words: list[str]) -> int:

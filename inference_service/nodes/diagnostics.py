@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from inference_service.readiness import remove_status, write_status
 from inference_service.transport.protocol import Message, Node
 from inference_service.wire.interfaces import get_message
 
@@ -23,13 +24,17 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """One line of diagnostics. ``values`` are strings, as ROS wants them."""
+    """One line of diagnostics. ``values`` are strings, as ROS wants them.
+
+    ``ready`` is for health checks: whether the node does its own part, whatever its peers do.
+    """
 
     level: Level
     name: str
     message: str
     values: Mapping[str, str] = field(default_factory=dict)
     hardware_id: str = ""
+    ready: bool = True
 
     def to_message(self) -> Message:
         """A ``diagnostic_msgs/msg/DiagnosticStatus``."""
@@ -66,8 +71,11 @@ class DiagnosticsPublisher:
         """Collect and publish at once, on the calling thread."""
         header = get_message("std_msgs/msg/Header")(stamp=stamp_message(self._node.now_ns()), frame_id="")
         array = get_message("diagnostic_msgs/msg/DiagnosticArray")
-        statuses = [s.to_message() for s in self._collect()]
-        self._publisher.publish(array(header=header, status=statuses))
+        statuses = self._collect()
+        self._publisher.publish(array(header=header, status=[s.to_message() for s in statuses]))
+        waiting = [s.message for s in statuses if not s.ready]
+        write_status(self._node.name, ready=not waiting, message="; ".join(waiting))
 
     def close(self) -> None:
         self._timer.cancel()
+        remove_status(self._node.name)

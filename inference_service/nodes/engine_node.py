@@ -237,7 +237,8 @@ class EngineNode:
             "queue_depth": str(len(self._line)),
             "callback_errors": str(self._node.errors),
         }
-        return [Status(level, self._node.name, self._reason or self._state.name, values, self._parameters.device)]
+        message, ready = self._reason or self._state.name, self._state is EngineState.READY
+        return [Status(level, self._node.name, message, values, self._parameters.device, ready)]
 
     def close(self) -> None:
         """Refuse what waits, say DRAINING, release the runtime."""
@@ -248,6 +249,7 @@ class EngineNode:
         self._worker.join(timeout=5.0)
         if self._engine is not None and not self._worker.is_alive():
             self._engine.close()
+        self._diagnostics.close()
 
 
 def _error_reply(sender: Reply, error: InferenceServiceError, engine_id: str) -> Reply:

@@ -192,7 +192,8 @@ class PolicyNode:
 
     def _status(self) -> Status:
         """ERROR when a goal sent now would fail, or the last one did; the message names the thing at fault."""
-        problems = [p for p in (self._runner.problem(),) if p] + self._sampler.problems()
+        streams = self._sampler.problems()
+        problems = [p for p in (self._runner.problem(),) if p] + streams
         with self._lock:
             if self._last_error and not problems:
                 problems = [self._last_error]
@@ -210,7 +211,8 @@ class PolicyNode:
             age = stream.age_ms()
             values[f"age_ms {stream.spec.key}"] = "never" if age is None else f"{age:.0f}"
         level = Level.ERROR if problems else Level.OK
-        return Status(level, self._node.name, "; ".join(problems) or "ready", values, self._parameters.device)
+        ready = not streams and (self._distributed or not self._runner.problem())
+        return Status(level, self._node.name, "; ".join(problems) or "ready", values, self._parameters.device, ready)
 
     def _collect(self) -> list[Status]:
         return [self._status()]
