@@ -19,7 +19,7 @@ from robot_config.errors import ConfigError, Problem
 Path_ = tuple["str | int", ...]
 """Where a value stands: mapping keys and list indices from the top of the file."""
 
-MAX_NODES = 200_000
+MAX_NODES = 20_000
 MAX_DEPTH = 60
 _MERGE = "tag:yaml.org,2002:merge"
 
