@@ -107,11 +107,10 @@ def _image(key: str, feature: Feature, value: Any) -> AffineImage:
 
 def _vector(key: str, feature: Feature, value: Any) -> Float32:
     """Shape (1, *feature.shape), a view of ``value`` where that is contiguous float32 already."""
-    array = np.asarray(value)
-    if array.dtype.kind != "f" or array.shape != feature.shape:
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.shape != feature.shape:
         raise InvalidObservation(f"'{key}': expected a float array {feature.shape}, got {_describe(value)}")
     with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, np.float32)
+        array: Float32 = np.ascontiguousarray(value, np.float32)
     if not np.isfinite(array).all():
         bad = np.flatnonzero(~np.isfinite(array)).tolist()
         raise InvalidObservation(f"'{key}': not finite at {bad[:8]}; check the sensor behind it")
@@ -125,5 +124,6 @@ def _text(value: Any) -> str:
 
 
 def _describe(value: Any) -> str:
-    array = value if isinstance(value, np.ndarray) else None
-    return f"{array.dtype} {array.shape}" if array is not None else f"{type(value).__name__} {value!r:.60}"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    return f"{type(value).__name__} {value!r:.60}"

@@ -1,0 +1,126 @@
+"""What the preprocessor accepts, refuses and passes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference_service.core.batch import AffineImage
+from inference_service.core.errors import InvalidObservation, MissingObservation
+from inference_service.core.policy_folder import PolicyFolder
+from inference_service.core.preprocessor import TensorPreprocessor
+from inference_service.core.resize import resize_bilinear
+from tests.policies import make_observation, make_plain_folder
+
+TOP, WRIST, STATE = "observation.images.top", "observation.images.wrist", "observation.state"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> PolicyFolder:
+    return PolicyFolder.load(make_plain_folder(tmp_path_factory.mktemp("policy")))
+
+
+@pytest.fixture(scope="module")
+def preprocessor(folder: PolicyFolder) -> TensorPreprocessor:
+    return TensorPreprocessor(folder)
+
+
+def test_pixels_travel_by_reference(preprocessor: TensorPreprocessor) -> None:
+    observation = make_observation()
+    batch = preprocessor(observation).batch
+    for name in (TOP, WRIST):
+        assert np.shares_memory(batch[name].pixels, observation[name])
+
+
+def test_pixels_of_a_strided_view_travel_by_reference(preprocessor: TensorPreprocessor) -> None:
+    bgr = make_observation()[TOP]
+    batch = preprocessor(make_observation() | {TOP: bgr[:, :, ::-1]}).batch
+    assert np.shares_memory(batch[TOP].pixels, bgr)
+
+
+def test_the_observation_is_left_alone(preprocessor: TensorPreprocessor) -> None:
+    observation = make_observation(image=(480, 640)) | {"task": "go"}
+    before = {key: np.copy(value) for key, value in observation.items()}
+    preprocessor(observation)
+    assert observation.keys() == before.keys()
+    assert all(np.array_equal(observation[key], before[key]) for key in before)
+
+
+def test_batch_keeps_the_policys_order_of_features(folder: PolicyFolder, preprocessor: TensorPreprocessor) -> None:
+    observation = dict(reversed(make_observation().items()))
+    assert list(preprocessor(observation).batch) == list(folder.config.input_features)
+
+
+def test_images_of_another_size_are_resized(preprocessor: TensorPreprocessor) -> None:
+    observation = make_observation(image=(480, 640))
+    image = preprocessor(observation).batch[TOP]
+    assert isinstance(image, AffineImage)
+    assert image.pixels.dtype == np.uint8
+    assert np.array_equal(image.pixels, resize_bilinear(observation[TOP], 96, 128))
+
+
+def test_the_context_holds_the_raw_state(preprocessor: TensorPreprocessor) -> None:
+    observation = make_observation()
+    context = preprocessor(observation).context
+    expected = observation[STATE].copy()
+    observation[STATE][:] = 0  # a robot may reuse its buffer before the answer comes
+    assert np.array_equal(context["raw_state"], expected)
+
+
+def test_double_precision_joint_states_become_float32(preprocessor: TensorPreprocessor) -> None:
+    observation = make_observation()
+    batch = preprocessor(observation | {STATE: observation[STATE].astype(np.float64)}).batch
+    assert batch[STATE].dtype == np.float32
+    assert np.array_equal(batch[STATE], preprocessor(observation).batch[STATE])
+
+
+def test_the_prompt_becomes_a_list_of_one(preprocessor: TensorPreprocessor) -> None:
+    assert preprocessor(make_observation() | {"task": "fold"}).batch["task"] == ["fold"]
+    assert "task" not in preprocessor(make_observation()).batch
+
+
+def test_streams_that_the_policy_does_not_know_are_ignored(preprocessor: TensorPreprocessor) -> None:
+    assert "observation.images.side" not in preprocessor(make_observation() | {"observation.images.side": 3}).batch
+
+
+@pytest.mark.parametrize("name", [TOP, WRIST, STATE])
+@pytest.mark.parametrize("absent", ["no key", "None"])
+def test_a_missing_stream_is_named(preprocessor: TensorPreprocessor, name: str, absent: str) -> None:
+    observation: dict[str, Any] = make_observation()
+    if absent == "None":
+        observation[name] = None
+    else:
+        del observation[name]
+    with pytest.raises(MissingObservation, match=rf"lacks '{name}'.*contract"):
+        preprocessor(observation)
+
+
+IMAGE = np.zeros((96, 128, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "got"),
+    [
+        (TOP, IMAGE.astype(np.float32), r"float32 \(96, 128, 3\)"),
+        (TOP, IMAGE.transpose(2, 0, 1), r"uint8 \(3, 96, 128\)"),
+        (TOP, IMAGE[..., 0], r"uint8 \(96, 128\)"),
+        (TOP, np.zeros((96, 128, 4), np.uint8), r"uint8 \(96, 128, 4\)"),
+        (TOP, IMAGE[:0], "empty"),
+        (TOP, IMAGE.tolist(), "list"),
+        (STATE, np.zeros(5, np.float32), r"\(6,\).*got float32 \(5,\)"),
+        (STATE, np.zeros((1, 6), np.float32), r"float32 \(1, 6\)"),
+        (STATE, np.zeros(6, np.int32), r"int32 \(6,\)"),
+        (STATE, "up", "str 'up'"),
+        (STATE, [0.0] * 6, "list"),
+        (STATE, np.array([0, 1, np.nan, 3, np.inf, 5], np.float32), r"not finite at \[2, 4\]"),
+        (STATE, np.array([0, 1e39, 2, 3, 4, 5]), r"not finite at \[1\]"),
+        ("task", 3, "expected a string, got int"),
+    ],
+)
+def test_an_invalid_value_is_named_with_what_was_expected(
+    preprocessor: TensorPreprocessor, name: str, value: Any, got: str
+) -> None:
+    with pytest.raises(InvalidObservation, match=rf"'{name}'.*{got}"):
+        preprocessor(make_observation() | {name: value})
