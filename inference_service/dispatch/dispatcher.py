@@ -147,8 +147,12 @@ class ActionDispatcher:
         self._apply(request, checked, latency_ms, now_ns)
 
     def on_failure(self, request_id: str, error: str, now_ns: int) -> None:
-        """The request of that id failed; the next one waits a little, longer after each failure in a row."""
-        if self._settle(request_id) is not None:
+        """The request of that id failed; the next one waits a little, longer after each failure in a row.
+
+        Word of a request already closed says nothing new (one that was cancelled ends so) and is ignored.
+        """
+        if self._requests.match(request_id) is Match.CURRENT:
+            self._requests.close(answered=True)
             self._failed(error, now_ns)
 
     def reset(self) -> None:

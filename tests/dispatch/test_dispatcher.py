@@ -298,7 +298,7 @@ def test_p7_an_answer_is_applied_once() -> None:
     rig.dispatcher.on_failure(request.request_id, "late", rig.now_ns)
     assert values([rig.tick()])[0] == pytest.approx(0.02)
     counters = rig.stats().counters
-    assert (counters.duplicate_results, counters.foreign_results, counters.inferences) == (2, 1, 1)
+    assert (counters.duplicate_results, counters.foreign_results, counters.inferences) == (1, 1, 1)
     assert counters.failures == 0
 
 
