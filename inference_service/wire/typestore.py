@@ -2,7 +2,7 @@
 
 rosbags generates sixteen functions for every message, most of them for ROS 1; here only the four that CDR
 needs, which makes a node's start five times shorter. rosbags checks every length against the bytes that are
-there, but a message object weighs some twenty times its smallest encoding: so objects are counted.
+there, but an object weighs some twenty times its smallest encoding: so objects are counted.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from types import FunctionType
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.interfaces import Msgdef, Nodetype
+from rosbags.interfaces import CDRDeser, Msgdef, Nodetype
 from rosbags.interfaces.typing import Fielddefs, FieldDesc
 from rosbags.serde import SerdeError
 from rosbags.serde.cdr import generate_deserialize_cdr, generate_getsize_cdr, generate_serialize_cdr
-from rosbags.serde.utils import ndtype
+from rosbags.serde.utils import check_sequence, ndtype
 from rosbags.typesys.base import normalize_fieldname
 from rosbags.typesys.store import Typestore
 
@@ -26,7 +27,9 @@ from inference_service.core.errors import MalformedMessage
 from inference_service.wire.definitions import Definition, dependencies, load_definition
 
 MAX_OBJECTS = 100_000
-"""Message objects (this many are about 50 MB) that one CDR message may decode into."""
+"""Nested messages and listed strings (this many are about 50 MB) that one CDR message may decode into."""
+_STRING_MINIMUM = 5
+"""What rosbags gives as the smallest size of a listed string; no other element has it."""
 
 
 class _Budget(threading.local):
@@ -97,8 +100,8 @@ class BoundedTypestore(Typestore):
             getsize,
             generate_serialize_cdr(fields, self, "le"),
             _unsupported,
-            generate_deserialize_cdr(fields, self, "le"),
-            generate_deserialize_cdr(fields, self, "be"),
+            _bounded(generate_deserialize_cdr(fields, self, "le")),
+            _bounded(generate_deserialize_cdr(fields, self, "be")),
             0,
             *(_unsupported,) * 7,
         )
@@ -181,12 +184,31 @@ def _scalar_default(kind: str) -> str | bool | float | int:
 
 def _counted(cls: Callable[..., object]) -> Callable[..., object]:
     def make(*values: object) -> object:
-        _budget.left -= 1
-        if _budget.left < 0:
-            raise SerdeError(f"more than {MAX_OBJECTS} nested messages")
+        _spend(1)
         return cls(*values)
 
     return make
+
+
+def _bounded(reader: CDRDeser) -> CDRDeser:
+    """A generated reader that counts listed strings before it makes them.
+
+    The generated code looks ``check_sequence`` up in its module, which is its own; that is where ours goes.
+    """
+    cast(FunctionType, reader).__globals__["check_sequence"] = _check_sequence
+    return reader
+
+
+def _check_sequence(rawdata: bytes | memoryview, pos: int, size: int, minimum: int, maximum: int) -> None:
+    check_sequence(rawdata, pos, size, minimum, maximum)
+    if minimum == _STRING_MINIMUM:
+        _spend(size)
+
+
+def _spend(count: int) -> None:
+    _budget.left -= count
+    if _budget.left < 0:
+        raise SerdeError(f"more than {MAX_OBJECTS} nested messages and strings")
 
 
 def _unsupported(*_: object) -> NoReturn:

@@ -160,13 +160,29 @@ def test_an_array_longer_than_the_bytes_is_refused_without_allocating(length: in
         tracemalloc.stop()
 
 
-def test_few_bytes_cannot_become_many_objects():
-    """16 bytes a value, some 300 as objects: without the count, 64 MiB of these would take over a gigabyte."""
+STATUS_HEAD = b"\0\1\0\0" + bytes(4) + struct.pack("<IB3x", 1, 0) * 3
+JOINT_STATE_HEAD = b"\0\1\0\0" + bytes(8) + struct.pack("<IB3x", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("head", "element", "type_name"),
+    [
+        (STATUS_HEAD, struct.pack("<IB3xIB3x", 1, 0, 1, 0), "diagnostic_msgs/msg/DiagnosticStatus"),
+        (JOINT_STATE_HEAD, struct.pack("<I4s", 4, b"abc"), JOINT_STATE),
+    ],
+    ids=["messages", "strings"],
+)
+def test_few_bytes_cannot_become_many_objects(head: bytes, element: bytes, type_name: str):
+    """8 or 16 bytes each, up to 300 as objects: uncounted, 64 MiB of these would take over a gigabyte."""
     count = 4 * MAX_OBJECTS
-    value = struct.pack("<IB3xIB3x", 1, 0, 1, 0)
-    cdr = b"\0\1\0\0" + struct.pack("<IB3x", 0, 0)[:4] + struct.pack("<IB3x", 1, 0) * 3 + struct.pack("<I", count)
-    with pytest.raises(MalformedMessage, match="nested messages"):
-        deserialize(cdr + value * count, "diagnostic_msgs/msg/DiagnosticStatus")
+    cdr = head + struct.pack("<I", count) + element * count
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedMessage, match="nested messages and strings"):
+            deserialize(cdr, type_name)
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_arrays_are_read_only_views_even_of_a_bytearray():
