@@ -13,11 +13,10 @@ from typing import Any
 
 from inference_service.core.errors import InferenceServiceError
 from inference_service.demo.collector import Collector
-from inference_service.demo.display import Display, LineDisplay, LogFile, TableDisplay, tell
+from inference_service.demo.display import Display, LineDisplay, LogFile, TableDisplay, logs_to, tell
 from inference_service.demo.isolation import free_domain, isolated
 from inference_service.demo.log_lines import LogWatch
 from inference_service.demo.options import DemoOptions, parse_options
-from inference_service.demo.picture import write_picture
 from inference_service.demo.processes import look_at
 from inference_service.demo.recording import Recording
 from inference_service.demo.report import RunFacts, build_report, write_report
@@ -162,11 +161,13 @@ def run(options: DemoOptions, stop: threading.Event) -> int:
     title = f"{stage.robot.name}, {options.mode}, ROS_DOMAIN_ID {domain}, Ctrl-C stops"
     tell(f"{title}; log: {log.path}")
     try:
-        with isolated(domain), TableDisplay(log, title) if table else LineDisplay(log) as display:
+        with isolated(domain), TableDisplay(log, title) if table else LineDisplay(log) as display, logs_to(display):
             current = Run(options, stage, display, stop)
             current.watch(domain)
     finally:
         log.close()
+    from inference_service.demo.picture import write_picture  # matplotlib takes a second, which the start need not pay
+
     report = build_report(current.recording, current.facts(domain))
     written = write_report(report, folder), write_picture(current.recording, report, folder)
     return _conclude(report, written)

@@ -79,10 +79,13 @@ def _stages(r: Recording) -> dict[str, tuple[float, float, float]]:
 
 
 def _engine(r: Recording) -> str:
-    if r.card is None:
-        return "in the device node"
-    values = r.card.values
-    return " ".join(v for v in (values.get("state"), values.get("backend_type"), values.get("device")) if v)
+    if r.card is not None:
+        values = r.card.values
+        return " ".join(v for v in (values.get("state"), values.get("backend_type"), values.get("device")) if v)
+    node = r.health.get("act_inference_node")
+    if node is None or "backend_type" not in node.values:
+        return "-"
+    return f"{node.values['backend_type']} {node.values.get('device', '')} in the device node"
 
 
 def _joints(r: Recording) -> dict[str, tuple[float | None, float | None]]:
