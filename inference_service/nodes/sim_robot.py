@@ -23,6 +23,7 @@ from pydantic import Field
 from inference_service.core.errors import SafetyError, TransportError
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_message
 from inference_service.nodes.runtime import NodeParameters, ParameterError, run_node
+from inference_service.sim.faults import Faults
 from inference_service.sim.pictures import FileFormat, RawEncoding, encode_file, encode_raw
 from inference_service.sim.renderer import Renderer, RendererKind, make_renderer
 from inference_service.sim.wiring import CameraWire, CommandWire, Wiring, contract_wiring, default_wiring
@@ -83,36 +84,6 @@ class Snapshot:
     qpos: NDArray[np.float64]
     positions: NDArray[np.float64]
     velocities: NDArray[np.float64]
-
-
-class Faults:
-    """Which of the asked-for faults are present now."""
-
-    def __init__(self, parameters: SimRobotParameters) -> None:
-        self._parameters = parameters
-        self._begin = time.monotonic() + parameters.fault_after_s
-        self._end = self._begin + parameters.fault_for_s
-
-    def _present(self) -> bool:
-        return self._begin <= time.monotonic() < self._end
-
-    def frozen(self, camera: str) -> bool:
-        return self._parameters.fault_freeze_camera == camera and self._present()
-
-    def mute(self, camera: str) -> bool:
-        return self._parameters.fault_mute_camera == camera and self._present()
-
-    def corrupt(
-        self, names: list[str], positions: NDArray[np.float64], velocities: NDArray[np.float64]
-    ) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-        """Joint states as the faults leave them."""
-        if not self._present():
-            return names, positions, velocities
-        if self._parameters.fault_nan_state:
-            positions = np.concatenate([[math.nan], positions[1:]])
-        dropped = self._parameters.fault_drop_joint
-        kept = [i for i, name in enumerate(names) if name != dropped]
-        return [names[i] for i in kept], positions[kept], velocities[kept]
 
 
 class ArmSide:
@@ -253,7 +224,9 @@ class Camera:
 class CameraSide:
     """Renders every camera at its rate on one thread. ``failure`` is set when that thread had to give up."""
 
-    def __init__(self, cameras: Sequence[Camera], world: SimWorld, arm: ArmSide, kind: RendererKind) -> None:
+    def __init__(
+        self, cameras: Sequence[Camera], world: SimWorld, arm: ArmSide, kind: RendererKind, logger: logging.Logger
+    ) -> None:
         self.cameras = tuple(cameras)
         self.renderer_name = ""
         self.render_s = 0.0
@@ -262,12 +235,11 @@ class CameraSide:
         self._model = world.model
         self._arm = arm
         self._kind = kind
-        self._logger = logging.getLogger(__name__)
+        self._logger = logger
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cameras", daemon=True)
 
-    def start(self, logger: logging.Logger) -> None:
-        self._logger = logger
+    def start(self) -> None:
         self._thread.start()
 
     def _run(self) -> None:
@@ -315,16 +287,23 @@ class SimRobot:
         wiring = _wiring(parameters)
         world = SimWorld(parameters.model_path or None, parameters.seed)
         wiring.check(world.model)
-        faults = Faults(parameters)
+        faults = Faults(
+            freeze_camera=parameters.fault_freeze_camera,
+            mute_camera=parameters.fault_mute_camera,
+            nan_state=parameters.fault_nan_state,
+            drop_joint=parameters.fault_drop_joint,
+            after_s=parameters.fault_after_s,
+            for_s=parameters.fault_for_s,
+        )
         logger = logging.getLogger(node.name)
         self._arm = ArmSide(node, world, wiring, faults)
         cameras = [Camera(node, wire, parameters.image_encoding, faults) for wire in wiring.cameras]
         _spread(cameras)
-        self._cameras = CameraSide(cameras, world, self._arm, parameters.renderer)
+        self._cameras = CameraSide(cameras, world, self._arm, parameters.renderer, logger)
         self._marks = self._count()
         self._diagnostics = DiagnosticsPublisher(node, self._collect)
         if cameras:
-            self._cameras.start(logger)
+            self._cameras.start()
         logger.info(
             "Simulated robot ready: joints %s, commands on %s",
             ", ".join(wiring.joints),
