@@ -143,9 +143,7 @@ class Launcher:
         """Those that died since the last call, each reported with its exit status and last lines."""
         with self._lock:
             gone = [
-                p
-                for p in self._current.values()
-                if p.returncode is not None and p.number not in self._ended_numbers
+                p for p in self._current.values() if p.returncode is not None and p.number not in self._ended_numbers
             ]
             for managed in gone:
                 self._ended(managed)
@@ -236,13 +234,15 @@ class Launcher:
                 self._hand_on(managed.name, line)
 
     def _hand_on(self, name: str, line: str) -> None:
-        if self._on_line is None:
+        callback = self._on_line
+        if callback is None:
             return
         try:
-            self._on_line(name, line)
+            callback(name, line)
         except Exception:
-            # Reading has to go on: a process whose output nobody reads stands still.
-            _logger.exception("on_line failed for a line of %s", name)
+            # Reading has to go on: a process whose output nobody reads stands still. Once is enough to say so.
+            self._on_line = None
+            _logger.exception("on_line failed for a line of %s and is not called any more", name)
 
     def _stop(self, processes: list[ManagedProcess], timeout: float) -> None:
         alive = [p for p in processes if p.returncode is None]

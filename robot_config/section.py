@@ -6,7 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic_core import core_schema
 
@@ -43,7 +52,9 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-Name = Annotated[str, BeforeValidator(_text_of_number), Field(min_length=1)]
+Name = Annotated[
+    str, BeforeValidator(_text_of_number), Field(min_length=1), WithJsonSchema({"type": ["string", "integer"]})
+]
 """A name; YAML's ``1`` is taken for ``"1"``, as joints are often numbered."""
 Names = Annotated[tuple[Name, ...], BeforeValidator(_tuple_of_list)]
 Topic = Annotated[str, AfterValidator(_topic)]

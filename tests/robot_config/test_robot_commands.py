@@ -63,6 +63,6 @@ def test_the_schema_agrees_with_the_loader(write: Write) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     yaml = pytest.importorskip("yaml")
     validator = jsonschema.Draft202012Validator(json_schema())
-    assert not list(validator.iter_errors(yaml.safe_load(write(text=FULL.replace("[1, 2]", '["1", "2"]')).read_text())))
+    assert not list(validator.iter_errors(yaml.safe_load(write(text=FULL).read_text())))
     wrong = yaml.safe_load(write("queue_size: 50", "queue_sise: 50").read_text())
     assert list(validator.iter_errors(wrong))
