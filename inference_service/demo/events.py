@@ -80,4 +80,12 @@ class Resources:
     imports_torch: bool
 
 
-Event = Command | Chunk | Joints | QueueSize | Health | Card | Resources
+@dataclass(frozen=True)
+class MachineTick:
+    """The tick interval, milliseconds, of a thread that only sleeps (``metronome.py``), since the start of the run."""
+
+    t: float
+    p99_ms: float
+
+
+Event = Command | Chunk | Joints | QueueSize | Health | Card | Resources | MachineTick

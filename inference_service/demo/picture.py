@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ def write_picture(recording: Recording, report: Mapping[str, Any], folder: Path)
 
 
 def _draw(figure: Figure, r: Recording, report: Mapping[str, Any]) -> None:
-    figure.suptitle(_headline(report), fontsize=13, fontweight="bold")
+    figure.suptitle(
+        _headline(report), fontsize=13, fontweight="bold", color="#9c2f2f" if report["failures"] else "black"
+    )
     upper, lower = _subfigures(figure, 2, 1, height_ratios=(1.0, 1.05))
     latency, cameras = _subfigures(upper, 1, 2, width_ratios=(1.45, 1.0))
     start = r.first_command_at or (r.chunks[0].t if r.chunks else 0.0)
@@ -59,10 +62,11 @@ def _subfigures(figure: Figure | SubFigure, rows: int, columns: int, **ratios: A
 def _headline(report: Mapping[str, Any]) -> str:
     total = report["latency_ms"]["total"]["p50"]
     latency = "no inference" if total is None else f"inference {total:.1f} ms"
-    verdict = "all promises kept" if not report["failures"] else "; ".join(report["failures"])[:90]
+    verdict = "; ".join(report["failures"]) or "every promise that shows was kept"
     return (
         f"{report['mode']} on {report['backend']} ({report['device']}): {report['seconds']:.0f} s, "
-        f"{report['inferences']} inferences, {latency}, {report['hold_ticks_after_5s']} holds after 5 s — {verdict}"
+        f"{report['inferences']} inferences, {latency}, {report['hold_ticks_after_5s']} holds after 5 s\n"
+        f"{textwrap.shorten(verdict, 130)}"
     )
 
 
@@ -80,7 +84,8 @@ def _draw_latency(axes: Axes, r: Recording, start: float) -> None:
         names, colours = [STACK[i] for i in shown], [COLOURS[i] for i in shown]
         axes.stackplot(t, [layers[i] for i in shown], labels=names, colors=colours, linewidth=0)
     total = np.array([c.stages.get("total", np.nan) for c in r.chunks])
-    axes.plot(t, total, color="black", linewidth=0.9, marker=".", markersize=3, label="total")
+    line = 0.0 if len(t) <= MAX_BARS else 0.9
+    axes.plot(t, total, color="black", linewidth=line, marker=".", markersize=4, label="total")
     axes.set_ylim(0, max(1.0, float(np.nanpercentile(total, 98)) * 1.5))
     axes.margins(x=0)
     axes.legend(loc="upper right", ncols=3, fontsize=8, framealpha=0.9)

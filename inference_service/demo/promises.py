@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from inference_service.demo.events import Card, Chunk, Command, Event, Health, Joints, QueueSize, Resources
+from inference_service.demo.events import Card, Chunk, Command, Event, Health, Joints, MachineTick, QueueSize, Resources
 
 KEPT = "kept"
 NOT_OBSERVED = "not observed"
@@ -130,7 +130,10 @@ class CommandLimits(Monitor):
 
 
 class TickJitter(Monitor):
-    """P4: the 99th percentile of the dispatcher's tick interval stays within 20 % of its period."""
+    """P4: the 99th percentile of the dispatcher's tick interval stays within 20 % of its period.
+
+    Where this machine is so busy that a thread which only sleeps is as late, the tick's lateness shows nothing.
+    """
 
     promise = "P4"
 
@@ -138,20 +141,25 @@ class TickJitter(Monitor):
         super().__init__(terms)
         self._ticks = 0
         self._p99_ms: float | None = None
+        self._machine_p99_ms = 0.0
 
     def see(self, event: Event) -> None:
         if isinstance(event, QueueSize):
             self._ticks += 1
         elif isinstance(event, Health) and event.node == DISPATCHER:
             self._p99_ms = event.number("tick_p99_ms") or self._p99_ms
+        elif isinstance(event, MachineTick):
+            self._machine_p99_ms = event.p99_ms
 
     def verdict(self) -> str:
         if self._p99_ms is None or self._ticks < MIN_TICKS:
             return NOT_OBSERVED
         allowed = self.terms.period_s * 1e3 * (1 + TICK_JITTER)
-        if self._p99_ms > allowed:
+        if self._p99_ms <= allowed:
+            return KEPT
+        if self._machine_p99_ms <= allowed:
             return f"the 99th percentile of the tick interval is {self._p99_ms:.1f} ms, {allowed:.1f} ms allowed"
-        return KEPT
+        return NOT_OBSERVED
 
 
 class _Starvation(Monitor):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from inference_service.core.batch import UInt8
-from inference_service.demo.events import Card, Chunk, Command, Event, Health, Joints, QueueSize, Resources
+from inference_service.demo.events import Card, Chunk, Command, Event, Health, Joints, MachineTick, QueueSize, Resources
 from inference_service.demo.promises import DISPATCHER, PromiseWatch, Terms
 
 SETTLED_S = 5.0
@@ -32,6 +32,7 @@ class Recording:
     ready_at: dict[str, float] = field(default_factory=dict)
     resources: dict[str, Resources] = field(default_factory=dict)
     card: Card | None = None
+    machine_tick: MachineTick | None = None
     frames: dict[str, UInt8] = field(default_factory=dict)
     inferences: int = 0
     first_command_at: float | None = None
@@ -75,6 +76,8 @@ class Recording:
             self._keep_health(event)
         elif isinstance(event, Card):
             self.card = event
+        elif isinstance(event, MachineTick):
+            self.machine_tick = event
         else:
             self.resources[event.process] = event
 

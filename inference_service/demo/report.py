@@ -8,6 +8,7 @@ inferences            chunks that the device node handed over
 actions, hold_ticks   the dispatcher's own counts since its start
 hold_ticks_after_5s   holds from five seconds after the first command on
 tick_ms               the dispatcher's tick interval: its period, and what it measured since its start
+machine_tick_p99_ms   the same interval of a thread that only sleeps: where it is late too, P4 cannot be judged
 latency_ms            of one inference and its stages; null where a stage never came up
 log_lines             the documented lines: seen or not, or "not applicable" in this mode
 promises              P1 to P10: "kept", "not observed", or the breach
@@ -75,6 +76,7 @@ def _build(r: Recording, facts: RunFacts) -> dict[str, Any]:
         "hold_ticks": int(r.dispatcher("hold_ticks") or 0),
         "hold_ticks_after_5s": holds_after_settled(r),
         "tick_ms": tick_ms(r),
+        "machine_tick_p99_ms": r.machine_tick.p99_ms if r.machine_tick else None,
         "latency_ms": {
             stage: percentiles([c.stages[stage] for c in r.chunks if stage in c.stages]) for stage in STAGES
         },

@@ -63,7 +63,8 @@ def _rate(r: Recording, now: float) -> float:
         if command.t < now - RATE_WINDOW_S:
             break
         recent += 1
-    return recent / RATE_WINDOW_S
+    elapsed = now - (r.first_command_at if r.first_command_at is not None else now)
+    return recent / RATE_WINDOW_S if elapsed >= RATE_WINDOW_S else recent / max(elapsed, 0.1)
 
 
 def _stages(r: Recording) -> dict[str, tuple[float, float, float]]:

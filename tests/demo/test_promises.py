@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from demo_streams import STAGES, TERMS, TOPIC, command, dispatcher, good_run, with_ticks
 
-from inference_service.demo.events import Card, Chunk, Command, Event, QueueSize, Resources
+from inference_service.demo.events import Card, Chunk, Command, Event, MachineTick, QueueSize, Resources
 from inference_service.demo.promises import KEPT, NOT_OBSERVED, PromiseWatch, Terms, broken_promises
 
 
@@ -62,6 +62,12 @@ def test_p3_a_command_that_must_not_leave(value: float, words: str) -> None:
 
 def test_p4_a_tick_that_comes_late_too_often() -> None:
     assert "62.0 ms, 60.0 ms allowed" in verdicts([*good_run(3), dispatcher(3.0, tick_p99_ms=62.0)])["P4"]
+
+
+def test_p4_cannot_be_judged_where_a_sleeping_thread_is_as_late() -> None:
+    late = dispatcher(3.0, tick_p99_ms=80.0)
+    assert verdicts([*good_run(3), late, MachineTick(3.0, 75.0)])["P4"] == NOT_OBSERVED
+    assert "80.0 ms" in verdicts([*good_run(3), late, MachineTick(3.0, 52.0)])["P4"]
 
 
 def test_p4_needs_enough_ticks_to_judge() -> None:
