@@ -88,7 +88,7 @@ class StandInRobot:
 
 
 class StandInEngine:
-    """Shows a card (unless ``card`` is None; never when ``plain``) and hands each request to ``answer``, which may reply or not."""
+    """Shows a card (unless ``card`` is None; never when ``plain``) and hands each request to ``answer``."""
 
     def __init__(self, answer: Callable[[StandInEngine, Request], None], *, plain: bool = False, **card: Any) -> None:
         self.node = create_node("stand_in_engine")
