@@ -136,7 +136,9 @@ def test_two_clients_get_their_own_results(nodes: Nodes) -> None:
     outcomes = {text: Outcome() for text in ("a", "b", "c", "d")}
     for index, (text, outcome) in enumerate(outcomes.items()):
         (first, second)[index % 2].send_goal(goal(text), outcome)
-    assert {text: outcome.wait()[1].message for text, outcome in outcomes.items()} == {text: text * 2 for text in "abcd"}
+    assert {text: outcome.wait()[1].message for text, outcome in outcomes.items()} == {
+        text: text * 2 for text in "abcd"
+    }
 
 
 def test_feedback_may_be_published_while_executing(nodes: Nodes) -> None:

@@ -18,11 +18,10 @@ from inference_service.transport.dds.config import DdsConfig, apply_config
 from inference_service.transport.protocol import QoS
 from inference_service.wire.interfaces import type_hash
 
-# ROS blocks a writer for ever when a reliable reader stops acknowledging. This is no part of matching, and a
-# robot had rather lose a message than its process.
-MAX_BLOCKING_S = 0.5
+# ROS says for ever. Cyclone does not wait for slow readers of a keep-last writer, old messages give way to new
+# ones; should another version of it wait, then not for long. No part of matching.
+_MAX_BLOCKING_S = 0.5
 _UNLIMITED = -1
-_TIMEOUT = DDSException.DDS_RETCODE_TIMEOUT
 
 
 def open_participant(config: DdsConfig) -> DomainParticipant:
@@ -80,7 +79,7 @@ def _policies(qos: QoS) -> list[Any]:
     reliable = qos.reliability == "reliable"
     latched = qos.durability == "transient_local"
     return [
-        Policy.Reliability.Reliable(duration(seconds=MAX_BLOCKING_S)) if reliable else Policy.Reliability.BestEffort,
+        Policy.Reliability.Reliable(duration(seconds=_MAX_BLOCKING_S)) if reliable else Policy.Reliability.BestEffort,
         Policy.Durability.TransientLocal if latched else Policy.Durability.Volatile,
         Policy.History.KeepLast(qos.depth),
         Policy.DataRepresentation(use_cdrv0_representation=True),  # XCDR1, the only one that ROS takes
@@ -116,20 +115,14 @@ class RawWriter(_Endpoint):
         return len(native.matched_readers(self.entity))
 
     def write(self, cdr: native.Buffer) -> None:
-        """Send. Blocks for at most ``MAX_BLOCKING_S``.
+        """Send; does not wait for readers.
 
         Raises:
-            TransportError: a reliable reader does not acknowledge, the bytes are not of the declared layout, or
-                the writer is closed.
+            TransportError: the bytes are not of the declared layout, or the writer is closed.
         """
         code = native.write(self.entity, cdr)
-        if code == 0:
-            return
-        if code == _TIMEOUT:
-            raise TransportError(
-                f"{self.topic}: a subscriber did not take {len(cdr)} bytes within {MAX_BLOCKING_S} s; message dropped"
-            )
-        raise TransportError(f"{self.topic}: cannot send {len(cdr)} bytes: {DDSException(code)}")
+        if code < 0:
+            raise TransportError(f"{self.topic}: cannot send {len(cdr)} bytes: {DDSException(code)}")
 
 
 class RawReader(_Endpoint):

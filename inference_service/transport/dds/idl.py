@@ -17,11 +17,12 @@ from rosbags.interfaces.typing import Fielddefs, FieldDesc
 from inference_service.wire.definitions import load_definition
 from inference_service.wire.interfaces import dds_type_name
 
+_BYTE = getattr(types, "byte", types.uint8)  # cyclonedds 0.10 has no name of its own for it
 _BASES: dict[str, Any] = {
     "bool": bool,
     "string": str,
-    "byte": types.byte,
-    "octet": types.byte,
+    "byte": _BYTE,
+    "octet": _BYTE,
     "char": types.uint8,
     **{
         name: getattr(types, name)

@@ -1,9 +1,9 @@
 """The calls of the DDS library that cyclonedds-python lacks or makes too dear, through ctypes.
 
-cyclonedds-python sends and takes with the interpreter lock held and copies every sample twice. A reliable
-writer may block for its whole ``max_blocking_time``: with the lock held that would stop every thread of the
-process, the control tick included. The calls here release the lock, and a taken sample is a read-only view
-of the library's own buffer. They use only exported functions that 0.10.x and 11.x share.
+cyclonedds-python sends and takes with the interpreter lock held, which stops every thread of the process, the
+control tick included, while megabytes go through the kernel; and it copies a taken sample twice. The calls here
+release the lock, and a taken sample is a read-only view of the library's own buffer. They use only exported
+functions that 0.10.x and 11.x share.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def padded(cdr: Buffer) -> Buffer:
 
 
 def write(writer: Entity, cdr: Buffer) -> int:
-    """Send ready CDR; the library's return code. Blocks for at most the writer's ``max_blocking_time``."""
+    """Send ready CDR; the library's return code."""
     view = np.frombuffer(padded(cdr), np.uint8)
     return int(_write(writer._ref, ct.byref(_Sample(view.ctypes.data, view.size))))
 

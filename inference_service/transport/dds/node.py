@@ -24,7 +24,8 @@ from inference_service.transport.dds.topics import DdsPublisher, DdsSubscription
 from inference_service.transport.protocol import Message, QoS
 from inference_service.wire.interfaces import service_types
 
-_CLOSE_S = 1.5
+_CLOSE_S = 1.9
+_JOIN_S = 1.3
 _DEFAULT_QOS = QoS()
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FULL_NAME = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
@@ -187,9 +188,20 @@ class DdsNode:
                 return
             self._closed = True
         atexit.unregister(self.close)
-        deadline = time.monotonic() + _CLOSE_S
+        start = time.monotonic()
         workers = [worker for server in self._servers for worker in server.abort_all()]
         self._executor.stop()
+        self._join(workers, start + _JOIN_S)
+        # A writer lingers on data that a dead peer never acknowledged; that is no reason to linger here.
+        leaving = threading.Thread(target=self._leave, name=f"{self.name}/_leave", daemon=True)
+        try:
+            leaving.start()
+        except RuntimeError:  # Python 3.12 starts no threads in exit handlers
+            self._leave()
+        else:
+            leaving.join(max(0.0, start + _CLOSE_S - time.monotonic()))
+
+    def _join(self, workers: list[threading.Thread], deadline: float) -> None:
         hanging = self._executor.join(deadline)
         for worker in workers:
             if worker is not threading.current_thread():
@@ -197,6 +209,8 @@ class DdsNode:
                 hanging += [worker.name] if worker.is_alive() else []
         if hanging:
             self._logger.warning("still running after close: %s", ", ".join(hanging))
+
+    def _leave(self) -> None:
         self._graph.close()
         for closable in self._closables:
             closable.close()

@@ -1,0 +1,172 @@
+"""What an action server owes to clients that do not behave: bounds, rules of cancelling, late questions."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference_service.transport.dds import action_server
+from inference_service.transport.dds.node import DdsNode
+from inference_service.transport.protocol import GoalStatus, ServerGoal
+from inference_service.wire.interfaces import new_message
+
+INFER = "ibrobot_msgs/action/DispatchInfer"
+UNKNOWN_GOAL, TERMINATED = 2, 3
+
+
+class Rig:
+    """A server whose goals last while their prompt is ``wait``, and the three services as a client sees them."""
+
+    def __init__(self) -> None:
+        self.node, self.client = DdsNode("server"), DdsNode("client")
+        self.server = self.node.create_action_server("/infer", INFER, self.execute)
+        self._services = {
+            "send_goal": self.client.create_client("/infer/_action/send_goal", f"{INFER}_SendGoal"),
+            "get_result": self.client.create_client("/infer/_action/get_result", f"{INFER}_GetResult"),
+            "cancel_goal": self.client.create_client("/infer/_action/cancel_goal", "action_msgs/srv/CancelGoal"),
+        }
+        self.until(lambda: all(one.is_ready for one in self._services.values()))
+
+    def execute(self, goal: ServerGoal) -> tuple[GoalStatus, Any]:
+        while goal.request.prompt == "wait" and not goal.cancel_requested:
+            time.sleep(0.005)
+        status = GoalStatus.CANCELED if goal.cancel_requested else GoalStatus.SUCCEEDED
+        return status, new_message(f"{INFER}_Result", message=goal.request.prompt)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    def ask(self, service: str, request: Any) -> Any:
+        answers: list[Any] = []
+        done = threading.Event()
+        self._services[service].call(request, lambda answer: (answers.append(answer), done.set()))
+        assert done.wait(10)
+        return answers[0]
+
+    def send(self, goal_id: bytes, prompt: str = "x") -> bool:
+        goal = new_message(f"{INFER}_Goal", prompt=prompt)
+        return bool(
+            self.ask("send_goal", new_message(f"{INFER}_SendGoal_Request", goal_id=_uuid(goal_id), goal=goal)).accepted
+        )
+
+    def result(self, goal_id: bytes) -> Any:
+        return self.ask("get_result", new_message(f"{INFER}_GetResult_Request", goal_id=_uuid(goal_id)))
+
+    def cancel(self, goal_id: bytes = bytes(16), stamp_ns: int = 0) -> tuple[int, list[bytes]]:
+        stamp = new_message("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+        info = new_message("action_msgs/msg/GoalInfo", goal_id=_uuid(goal_id), stamp=stamp)
+        answer = self.ask("cancel_goal", new_message("action_msgs/srv/CancelGoal_Request", goal_info=info))
+        return answer.return_code, [bytes(one.goal_id.uuid) for one in answer.goals_canceling]
+
+    def close(self) -> None:
+        self.client.close()
+        self.node.close()
+
+
+def _uuid(goal_id: bytes) -> Any:
+    return new_message("unique_identifier_msgs/msg/UUID", uuid=np.frombuffer(goal_id, np.uint8))
+
+
+def _id() -> bytes:
+    return uuid.uuid4().bytes
+
+
+@pytest.fixture
+def rig(domain_id: int) -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.close()
+
+
+def test_a_goal_id_is_accepted_once_even_after_its_end(rig: Rig) -> None:
+    goal_id = _id()
+    assert rig.send(goal_id)
+    assert rig.result(goal_id).status == GoalStatus.SUCCEEDED
+    assert not rig.send(goal_id)
+
+
+def test_a_late_question_gets_the_kept_result_and_an_unknown_goal_none(rig: Rig) -> None:
+    goal_id = _id()
+    rig.send(goal_id, "kept")
+    assert rig.result(goal_id).result.message == "kept"
+    assert rig.result(goal_id).result.message == "kept"
+    unknown = rig.result(_id())
+    assert (unknown.status, unknown.result.message) == (GoalStatus.UNKNOWN, "")
+
+
+def test_everyone_who_waits_for_a_goal_gets_its_result(rig: Rig) -> None:
+    goal_id, answers = _id(), []
+    rig.send(goal_id, "wait")
+    request = new_message(f"{INFER}_GetResult_Request", goal_id=_uuid(goal_id))
+    for _ in range(3):
+        rig._services["get_result"].call(request, answers.append)
+    time.sleep(0.1)
+    assert answers == []
+    assert rig.cancel(goal_id) == (0, [goal_id])
+    rig.until(lambda: len(answers) == 3)
+    assert {answer.status for answer in answers} == {GoalStatus.CANCELED}
+
+
+def test_cancel_follows_the_rules_of_its_message(rig: Rig) -> None:
+    first, second, third = _id(), _id(), _id()
+    for goal_id in (first, second, third):
+        assert rig.send(goal_id, "wait")
+        time.sleep(0.002)
+    assert rig.cancel(_id()) == (UNKNOWN_GOAL, [])
+    stamp_of_second = rig.server._goals[second].stamp_ns
+    assert rig.cancel(stamp_ns=stamp_of_second) == (0, [first, second])
+    assert rig.result(first).status == GoalStatus.CANCELED
+    assert rig.cancel(first) == (TERMINATED, [])
+    code, canceling = rig.cancel()
+    assert code == 0
+    assert third in canceling
+    for goal_id in (second, third):
+        assert rig.result(goal_id).status == GoalStatus.CANCELED
+    assert rig.cancel() == (0, [])
+
+
+def test_results_are_kept_for_a_while_and_up_to_a_number(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(action_server, "KEEP_RESULTS", 2)
+    ids = [_id() for _ in range(4)]
+    for goal_id in ids:
+        rig.send(goal_id)
+        rig.result(goal_id)
+    rig.server._sweep()
+    assert list(rig.server._goals) == ids[2:]
+    monkeypatch.setattr(action_server, "KEEP_RESULT_S", 0.0)
+    rig.server._sweep()
+    assert list(rig.server._goals) == []
+    assert rig.result(ids[0]).status == GoalStatus.UNKNOWN
+
+
+def test_a_running_goal_is_never_swept(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(action_server, "KEEP_RESULTS", 0)
+    monkeypatch.setattr(action_server, "KEEP_RESULT_S", 0.0)
+    goal_id = _id()
+    rig.send(goal_id, "wait")
+    rig.server._sweep()
+    rig.cancel(goal_id)
+    assert rig.result(goal_id).status == GoalStatus.CANCELED
+
+
+@pytest.mark.parametrize("answer", [(GoalStatus.EXECUTING, None), None])
+def test_an_execute_that_returns_nonsense_aborts_its_goal(domain_id: int, answer: Any) -> None:
+    rig = Rig.__new__(Rig)
+    rig.execute = lambda _goal: answer  # type: ignore[method-assign]
+    rig.__init__()  # type: ignore[misc]
+    try:
+        goal_id = _id()
+        rig.send(goal_id)
+        assert rig.result(goal_id).status == GoalStatus.ABORTED
+        assert rig.node.errors == 1
+    finally:
+        rig.close()
