@@ -43,15 +43,22 @@ def section_at(root: type[Section], path: Path_) -> type[Section] | None:
     """The section class that stands at ``path`` of a robot file."""
     annotation: Any = root
     for part in path:
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            field = annotation.model_fields.get(str(part))
+        section = _as_section(annotation)
+        if section is not None:
+            field = section.model_fields.get(str(part))
             annotation = field.annotation if field else None
         else:
             # A list's or a table's items: the last argument that is a type.
             arguments = [a for a in get_args(annotation) if a is not Ellipsis]
             annotation = arguments[-1] if arguments else None
         annotation = _without_none(annotation)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+    return _as_section(annotation)
+
+
+def _as_section(annotation: Any) -> type[Section] | None:
+    # Python 3.10 takes `list[int]` for a type: only what has no origin is a class.
+    plain = get_origin(annotation) is None and isinstance(annotation, type)
+    return annotation if plain and issubclass(annotation, Section) else None
 
 
 def _without_none(annotation: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from robot_config.arguments import Argument, EngineArguments, LaunchArguments, describe, from_mapping, table, text_of
 from robot_config.errors import LaunchArgumentError
 from robot_config.loader import load_robot_config
-from robot_config.schema import ControlMode, InferenceConfig, RobotConfig
+from robot_config.schema import ControlMode, InferenceConfig, ModelConfig, RobotConfig
 from robot_config.substitutions import resolve_path
 
 __all__ = [
@@ -182,7 +182,9 @@ def _device(
         "checkpoint": policy,
         "robot_config_path": str(cfg.config_path),
         "control_mode": name,
-        "lerobot_norm_mode": model.lerobot_norm_mode if model else "none",
+        "lerobot_norm_mode": model.lerobot_norm_mode
+        if model
+        else ModelConfig.model_fields["lerobot_norm_mode"].default,
         "device": "cpu" if distributed else _runtime(cfg, inference, arguments),
         "execution_mode": "distributed" if distributed else "monolithic",
         "request_timeout": inference.request_timeout,
