@@ -80,6 +80,8 @@ def test_full_precision_weights_stay_exact() -> None:
 
 def test_a_graph_that_differs_is_not_written(path: Path, difference: float, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (path / "model.onnx").read_bytes()
+    monkeypatch.setattr(module, "_trace", lambda policy, folder, target: target.write_bytes(b"another graph"))
+    monkeypatch.setattr(module, "_finish", lambda candidate, folder: None)
     for wrong in (2e-4, float("nan")):
         monkeypatch.setattr(module, "_largest_difference", lambda *_, wrong=wrong: wrong)
         with pytest.raises(ModelLoadFailed, match="differs from torch"):

@@ -222,16 +222,21 @@ def test_normalising_by_look_up_equals_arithmetic_bit_for_bit(kind: Any) -> None
     assert np.array_equal(looked_up.view(np.uint32), expected.view(np.uint32))
 
 
-@pytest.mark.filterwarnings("error")
-def test_read_only_and_double_arrays_are_taken(policy: backend.LeRobotPolicy, path: Path) -> None:
-    folder = PolicyFolder.load(path)
-    batch = TensorPreprocessor(folder)(make_observation(image=IMAGE)).batch
+def test_double_arrays_and_tensors_are_taken(policy: backend.LeRobotPolicy, path: Path) -> None:
+    batch = TensorPreprocessor(PolicyFolder.load(path))(make_observation(image=IMAGE)).batch
     expected = policy.predict_action_chunk(batch)
-    state = np.array(batch["observation.state"], np.float64)
+    state = np.array(batch["observation.state"])
+    for same in (state.astype(np.float64), torch.from_numpy(state)):
+        assert np.array_equal(policy.predict_action_chunk(batch | {"observation.state": same}), expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_read_only_array_stays_as_it_is_whatever_the_model_does() -> None:
+    careless = SimpleNamespace(predict_action_chunk=lambda batch: batch["observation.state"].add_(1))
+    state = np.zeros((1, 8, 6), np.float32)
     state.flags.writeable = False
-    assert np.array_equal(policy.predict_action_chunk(batch | {"observation.state": state}), expected)
-    tensor = torch.from_numpy(state.astype(np.float32))
-    assert np.array_equal(policy.predict_action_chunk(batch | {"observation.state": tensor}), expected)
+    backend.LeRobotPolicy(careless, spec_of("act")).predict_action_chunk({"observation.state": state})
+    assert not state.any()
 
 
 @pytest.mark.gpu
