@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from transport_rig import INFER, STRING, TRANSPORTS, Nodes, Outcome, goal, open_nodes, result, wait_for, wait_ready
@@ -188,6 +188,10 @@ def test_a_node_may_be_closed_from_its_own_callback(nodes: Nodes) -> None:
     wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("node/")], "the threads to end")
 
 
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def test_file_descriptors_and_threads_stay_flat(nodes: Nodes) -> None:
     def once() -> None:
         node = nodes("node")
@@ -198,8 +202,8 @@ def test_file_descriptors_and_threads_stay_flat(nodes: Nodes) -> None:
 
     for _ in range(3):
         once()
-    descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    descriptors, threads = _descriptors(), threading.active_count()
     for _ in range(20):
         once()
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert _descriptors() <= descriptors
     assert threading.active_count() <= threads
