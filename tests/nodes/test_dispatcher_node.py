@@ -72,6 +72,7 @@ class Device:
         self.node = node
         self.goals: list[ServerGoal] = []
         self.behave: Callable[[ServerGoal], np.ndarray | str] = lambda _goal: np.tile(HOME, (50, 1)).astype(np.float32)
+        self.failure_status = GoalStatus.ABORTED
         self.hang = threading.Event()
         self._server = node.create_action_server(SERVER, ACTION, self._execute)
 
@@ -87,7 +88,7 @@ class Device:
             message=answer if failed else "",
             inference_latency_ms=12.34,
         )
-        return (GoalStatus.ABORTED if failed else GoalStatus.SUCCEEDED), result
+        return (self.failure_status if failed else GoalStatus.SUCCEEDED), result
 
     def never(self, goal: ServerGoal) -> str:
         """Accept and say nothing until the goal is cancelled."""
@@ -259,6 +260,8 @@ def test_p5_p6_the_server_goes_and_comes_back(world: World, robot_file: Callable
         with device(world):
             wait_for(lambda: len(world.commands[ARM]) > 20, "commands")
         wait_for(lambda: world.value("state") == "safe", "the safe state")
+        assert any("server" in status.message for status in world.diagnostics if int(status.level) == ERROR)
+        assert world.value("server_ready") == "false"
         wait_for(lambda: np.allclose(world.commands[ARM][-1], 0), "the way to zero")
         assert world.levels()[-1] == ERROR
         assert "no action for" in world.diagnostics[-1].message
@@ -286,6 +289,9 @@ def test_an_answer_without_actions_is_a_failure_with_its_reason(world: World, ro
     with device(world) as standing_in, dispatcher(world, robot_file()):
         standing_in.behave = lambda _goal: "stale_observation: camera top is 3.1 s old"
         wait_for(lambda: world.diagnostics and "camera top is 3.1 s old" in world.diagnostics[-1].message, "the reason")
+        standing_in.failure_status = GoalStatus.SUCCEEDED  # as IB-Robot's device node answers
+        standing_in.behave = lambda _goal: "no camera"
+        wait_for(lambda: world.value("last_error") == "no camera", "the reason of a goal that succeeded in failing")
         standing_in.behave = lambda _goal: np.zeros((50, 6), np.int32)
         wait_for(lambda: "no tensor of floats" in world.value("last_error"), "the other reason")
         assert not world.commands[ARM]
@@ -323,6 +329,8 @@ def test_on_sigterm_the_robot_is_left_as_configured(
             asked = len(standing_in.goals)
             standing_in.behave = standing_in.never
             wait_for(lambda: len(standing_in.goals) > asked, "a goal in flight")
+            ticks = len(world.ticks)
+            wait_for(lambda: len(world.ticks) > ticks + 5, "word of its acceptance")
             process.send_signal(signal.SIGTERM)
             _, log = process.communicate(timeout=15)
         finally:
