@@ -71,7 +71,7 @@ class LogFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("w", encoding="utf-8")
+        self._file = path.open("w", encoding="utf-8", buffering=1)
         self._lock = threading.Lock()
 
     def write(self, source: str, text: str) -> None:
