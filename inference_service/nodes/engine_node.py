@@ -29,7 +29,7 @@ from inference_service.core.policy_folder import PolicyFolder
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status
 from inference_service.nodes.engine_client import CARD_TOPIC, VARIANTS
 from inference_service.nodes.request_line import RequestLine, Waiting
-from inference_service.nodes.runtime import NodeParameters, run_node
+from inference_service.nodes.runtime import NodeParameters, run_node, yield_to_control
 from inference_service.transport.protocol import Message, Node, QoS
 from inference_service.wire.envelope import (
     SUPPORTED_CODECS,
@@ -134,6 +134,7 @@ class EngineNode:
             self._refuse(displaced.request, Superseded("a newer request of the same device took its place"))
 
     def _work(self) -> None:
+        yield_to_control()
         try:
             self._load()
         except Exception as error:

@@ -14,6 +14,7 @@ from inference_service.core.engine import PureInferenceEngine
 from inference_service.core.errors import EngineUnavailable, InferenceServiceError
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.nodes.engine_client import EngineClient
+from inference_service.nodes.runtime import yield_to_control
 from inference_service.transport.protocol import Node
 
 
@@ -61,6 +62,7 @@ class LocalRunner:
         self._loader.start()
 
     def _load(self, folder: PolicyFolder, device: str, threads: int) -> None:
+        yield_to_control()
         try:
             engine = PureInferenceEngine(load_policy(folder, device, threads=threads))
             self._problem = "engine is WARMING_UP"

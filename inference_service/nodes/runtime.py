@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -185,6 +186,16 @@ def _run(node: Node, start: Callable[[Node, P], App], parameters: P, stop: threa
     finally:
         app.close()
     return 0
+
+
+def yield_to_control(niceness: int = 10) -> None:
+    """Lower the calling thread's priority, and that of the threads it starts from now on.
+
+    For model and picture threads: where they share cores with a dispatcher, its tick goes first. Linux keeps
+    a niceness per thread, and anyone may raise it; elsewhere this does nothing.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
 def monotonic_ms() -> float:

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from inference_service.core.errors import SafetyError, TransportError
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_message
-from inference_service.nodes.runtime import NodeParameters, ParameterError, run_node
+from inference_service.nodes.runtime import NodeParameters, ParameterError, run_node, yield_to_control
 from inference_service.sim.faults import Faults
 from inference_service.sim.pictures import FileFormat, RawEncoding, encode_file, encode_raw
 from inference_service.sim.renderer import Renderer, RendererKind, make_renderer
@@ -243,6 +243,7 @@ class CameraSide:
         self._thread.start()
 
     def _run(self) -> None:
+        yield_to_control()
         renderers: dict[tuple[int, int], Renderer] = {}
         try:
             for size in {camera.wire.size for camera in self.cameras}:
