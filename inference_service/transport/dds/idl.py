@@ -17,7 +17,8 @@ from rosbags.interfaces.typing import Fielddefs, FieldDesc
 from inference_service.wire.definitions import load_definition
 from inference_service.wire.interfaces import dds_type_name
 
-_BYTE = getattr(types, "byte", types.uint8)  # cyclonedds 0.10 has no name of its own for it
+_CYCLONE_10 = not hasattr(types, "byte")
+_BYTE = types.uint8 if _CYCLONE_10 else types.byte  # cyclonedds 0.10 has no name of its own for it
 _BASES: dict[str, Any] = {
     "bool": bool,
     "string": str,
@@ -68,7 +69,12 @@ def _fields(type_name: str) -> dict[str, Any]:
 
 
 def _struct(type_name: str, fields: dict[str, Any]) -> Any:
-    return make_idl_struct(type_name.rsplit("/", 1)[-1] + "_", dds_type_name(type_name), fields)
+    struct = make_idl_struct(type_name.rsplit("/", 1)[-1] + "_", dds_type_name(type_name), fields)
+    if _CYCLONE_10:
+        # Told of types, 0.10 asks 11 for the details and crashes on the answer (ddsi_xt_type_init_impl). Without
+        # them it matches by name, as rmw_cyclonedds does; 11 itself cannot do without.
+        struct.__idl__.fill_type_data = lambda: None
+    return struct
 
 
 def _annotation(description: FieldDesc) -> Any:
