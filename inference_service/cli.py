@@ -5,6 +5,7 @@
     inference-service launch robot_config:=so101_sim use_sim:=true      processes of a robot
     inference-service cloud_inference policy_path:=DIR device:=cuda     the engine, on the machine that computes
     inference-service run EXECUTABLE key:=value…                        one node in this process
+    inference-service container ROLE                                    what the images run
     inference-service health [NODE…]                                    exit 0 when the nodes here are ready
     inference-service version
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
+from pathlib import Path
 
 from inference_service import readiness
 from inference_service.core.errors import InferenceServiceError
@@ -35,6 +37,7 @@ USAGE = f"""usage:
   inference-service launch [key:=value…]             start a robot's processes
   inference-service cloud_inference [key:=value…]    start an engine, on the machine that computes
   inference-service run EXECUTABLE [key:=value…]     run one node: {", ".join(EXECUTABLES)}
+  inference-service container ROLE                   what the images run: settings from the environment
   inference-service health [NODE…]                   exit 0 when the nodes of this machine are ready
   inference-service version
 
@@ -49,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "launch": _launch,
         "cloud_inference": _cloud_inference,
         "run": _run,
+        "container": _container,
         "health": _health,
         "version": _version,
     }
@@ -104,6 +108,12 @@ def _run(words: list[str]) -> int:
     return status
 
 
+def _container(words: list[str]) -> int:
+    from inference_service.container.main import main as container_main
+
+    return container_main(words)
+
+
 def _health(words: list[str]) -> int:
     problems = readiness.check(words)
     print("\n".join(problems) or "ready")
@@ -116,11 +126,13 @@ def _version(_words: list[str]) -> int:
 
 
 def version() -> str:
-    """The installed version, or ``unknown (not installed)`` in a bare checkout."""
+    """The installed version, in an image with its commit, or ``unknown (not installed)`` in a bare checkout."""
     try:
-        return metadata.version("inference-service")
+        installed = metadata.version("inference-service")
     except metadata.PackageNotFoundError:
         return "unknown (not installed)"
+    commit = Path(__file__).with_name("COMMIT")
+    return f"{installed} ({commit.read_text().strip()})" if commit.is_file() else installed
 
 
 if __name__ == "__main__":
