@@ -1,0 +1,80 @@
+"""The stand-in worker objects to every broken rule of the protocol; else its empty journal would mean nothing."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.simulators.sd3403.rig import SD3403Simulator, stub_model
+
+MAGIC = 0x53565031
+
+
+def header(magic: int = MAGIC, version: int = 1, count: int = 2, request_id: int = 1, reserved: int = 0) -> bytes:
+    return struct.pack("<IHHII", magic, version, count, request_id, reserved)
+
+
+def entry(index: int, values: list[float], reserved: int = 0) -> bytes:
+    data = np.asarray(values, "<f4").tobytes()
+    return struct.pack("<III", index, len(data), reserved) + data
+
+
+GOOD = entry(0, [1, 2]) + entry(1, [3])
+BREACHES: Mapping[str, tuple[str, bytes]] = {
+    "magic in the wrong byte order": ("header", header(magic=0x31505653) + GOOD),
+    "another version": ("header", header(version=2) + GOOD),
+    "reserved word of the header": ("header", header(reserved=1) + GOOD),
+    "one input too few": ("input count", header(count=1) + entry(0, [1, 2])),
+    "one input too many": ("input count", header(count=3) + GOOD + entry(2, [1])),
+    "request id 0": ("request id", header(request_id=0) + GOOD),
+    "request id that does not follow": ("request id", header() + GOOD + header(request_id=3) + GOOD),
+    "inputs out of order": ("input entry", header() + entry(1, [1, 2]) + entry(0, [3])),
+    "reserved word of an input": ("input entry", header() + entry(0, [1, 2], reserved=7) + entry(1, [3])),
+    "a payload of half precision": ("input size", header() + entry(0, [1]) + entry(1, [3])),
+    "NaN": ("finite", header() + entry(0, [1, float("nan")]) + entry(1, [3])),
+    "infinity": ("finite", header() + entry(0, [1, float("inf")]) + entry(1, [3])),
+    "a request cut in its header": ("truncated", header()[:7]),
+    "a request cut in a payload": ("truncated", header() + GOOD[:-1]),
+}
+
+
+def talk(simulator: SD3403Simulator, model: Path, data: bytes, **environment: str) -> bytes:
+    done = subprocess.run(
+        [simulator.script, "--model", model], input=data, capture_output=True, timeout=30, env=os.environ | environment
+    )
+    return done.stdout
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> SD3403Simulator:
+    return SD3403Simulator(tmp_path, stub=True)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return stub_model(tmp_path / "policy.om", [2, 1], rows=1, width=2)
+
+
+def test_a_proper_request_is_answered_and_not_journalled(simulator: SD3403Simulator, model: Path) -> None:
+    reply = talk(simulator, model, header() + GOOD + header(request_id=2) + GOOD)
+    assert reply.count(struct.pack("<I", MAGIC)) == 2
+    assert struct.pack("<2f", 6.0, 6.1) in reply
+    assert simulator.journal == []
+
+
+@pytest.mark.parametrize("breach", BREACHES)
+def test_a_broken_rule_is_journalled(simulator: SD3403Simulator, model: Path, breach: str) -> None:
+    rule, data = BREACHES[breach]
+    talk(simulator, model, data)
+    assert rule in [entry["rule"] for entry in simulator.journal]
+
+
+def test_old_settings_in_the_environment_are_journalled(simulator: SD3403Simulator, model: Path) -> None:
+    talk(simulator, model, b"", SVP_MODEL_PATH="/elsewhere.om")
+    assert [entry["rule"] for entry in simulator.journal] == ["environment"]
