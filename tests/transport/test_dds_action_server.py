@@ -158,6 +158,15 @@ def test_a_running_goal_is_never_swept(rig: Rig, monkeypatch: pytest.MonkeyPatch
     assert rig.result(goal_id).status == GoalStatus.CANCELED
 
 
+def test_an_aborted_goal_stays_aborted_when_its_execute_returns_later(rig: Rig) -> None:
+    goal_id = _id()
+    rig.send(goal_id, "wait")
+    for worker in rig.server.abort_all():
+        worker.join(10)
+    assert rig.server._goals[goal_id].status == GoalStatus.ABORTED
+    assert not rig.send(_id()), "a goal was accepted after the end"
+
+
 @pytest.mark.parametrize("answer", [(GoalStatus.EXECUTING, None), None])
 def test_an_execute_that_returns_nonsense_aborts_its_goal(domain_id: int, answer: Any) -> None:
     rig = Rig.__new__(Rig)

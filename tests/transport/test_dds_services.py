@@ -83,6 +83,18 @@ def test_an_answer_right_after_discovery_is_not_lost(nodes: list[DdsNode]) -> No
         client.close()
 
 
+def test_an_answer_waits_until_the_reader_of_its_client_is_matched(
+    nodes: list[DdsNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = iter([False, False, False])
+    monkeypatch.setattr(services.ServiceServer, "_has_reader_of", lambda *_: next(verdicts, True))
+    nodes[0].create_service("/ready", TRIGGER, lambda _: new_message(f"{TRIGGER}_Response", success=True))
+    client = nodes[1].create_client("/ready", TRIGGER)
+    _ready(client)
+    assert _ask(client, new_message(f"{TRIGGER}_Request")).success
+    assert next(verdicts, None) is None, "answered before the reader was there"
+
+
 def test_a_failing_service_is_counted_and_goes_on(nodes: list[DdsNode], caplog: pytest.LogCaptureFixture) -> None:
     calls: list[int] = []
 

@@ -55,7 +55,7 @@ class DdsClientGoal:
     def __init__(self, client: DdsActionClient, on_result: ResultCallback) -> None:
         self.goal_id = uuid.uuid4().bytes
         self._client = client
-        self._on_result: ResultCallback | None = on_result
+        self._on_result = on_result
         self._lock = threading.Lock()
         self._accepted = False
         self._cancel_wanted = False
@@ -81,7 +81,7 @@ class DdsClientGoal:
 
     def _on_response(self, response: Message) -> None:
         if not response.accepted:
-            self._report(GoalStatus.UNKNOWN, None)
+            self._on_result(GoalStatus.UNKNOWN, None)
             return
         with self._lock:
             self._accepted = True
@@ -96,12 +96,7 @@ class DdsClientGoal:
             status = GoalStatus(response.status)
         except ValueError:
             status = GoalStatus.UNKNOWN
-        self._report(status, response.result)
-
-    def _report(self, status: GoalStatus, result: Message) -> None:
-        on_result, self._on_result = self._on_result, None
-        if on_result is not None:
-            on_result(status, result)
+        self._on_result(status, response.result)
 
     def _uuid(self) -> Any:
         return new_message("unique_identifier_msgs/msg/UUID", uuid=np.frombuffer(self.goal_id, np.uint8))

@@ -109,12 +109,17 @@ class DdsActionServer:
             raise
         if goal is not None:
             self._publish_status()
-            goal.worker = threading.Thread(target=self._run, args=(goal,), name=f"goal of {self.name}", daemon=True)
-            goal.worker.start()
+            self._start(goal)
+
+    def _start(self, goal: _Goal) -> None:
+        with self._lock:
+            if goal.status not in _FINAL:  # not aborted since it was accepted
+                goal.worker = threading.Thread(target=self._run, args=(goal,), name=f"goal of {self.name}", daemon=True)
+                goal.worker.start()
 
     def _admit(self, goal_id: bytes, request: Message) -> _Goal | None:
         """The goal, in the table, or None when it is rejected."""
-        if self._closed or goal_id in self._goals or self._running() >= self._max_concurrent:
+        if goal_id in self._goals or self._running() >= self._max_concurrent:
             return None
         try:
             if self._accept is not None and not self._accept(request):
@@ -124,6 +129,8 @@ class DdsActionServer:
             return None
         goal = _Goal(goal_id, request, self._now_ns(), self)
         with self._lock:
+            if self._closed:
+                return None
             self._goals[goal_id] = goal
         return goal
 
@@ -229,8 +236,8 @@ class DdsActionServer:
     def abort_all(self) -> list[threading.Thread]:
         """Abort what runs and accept nothing more; the workers that have yet to notice. ``execute`` sees it as
         ``cancel_requested``."""
-        self._closed = True
         with self._lock:
+            self._closed = True
             running = [goal for goal in self._goals.values() if goal.status in _ACTIVE]
         for goal in running:
             self._finish(goal, GoalStatus.ABORTED, None)

@@ -17,7 +17,8 @@ The values that are set come from measurements: with Cyclone's plain settings ev
 took a fifth of a second. ``SocketReceiveBufferSize`` has no ``min``: more than the kernel allows would stop
 the process from joining at all. ``MaxAutoParticipantIndex`` bounds the processes per host and domain (rmw
 says 32, and with host networking all containers share it). ``WriterLingerDuration`` is how long each writer
-with data that a dead peer never acknowledged delays the end of its process.
+with data that a dead peer never acknowledged delays the end of its process. ``MaxSampleSize`` bounds what a
+message from outside can make us allocate.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def _xml(env: Mapping[str, str]) -> str:
             f"<MaxMessageSize>{_size(env, 'DDS_MAX_MESSAGE_SIZE', '65500B')}</MaxMessageSize></General>",
             '<Internal><SocketReceiveBufferSize min="default" max=',
             f'"{_size(env, "DDS_RECEIVE_BUFFER", "32MB")}"/>',
-            "<WriterLingerDuration>100ms</WriterLingerDuration></Internal>",
+            "<WriterLingerDuration>100ms</WriterLingerDuration><MaxSampleSize>256MB</MaxSampleSize></Internal>",
             "<Discovery><ParticipantIndex>auto</ParticipantIndex>",
             "<MaxAutoParticipantIndex>120</MaxAutoParticipantIndex>",
             _peers_element(peers),

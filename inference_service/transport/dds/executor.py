@@ -124,15 +124,10 @@ class Group:
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread; whether it has ended. True on the group's own thread, which ends by itself."""
-        if threading.current_thread() is not self._thread:
-            self._thread.join(max(0.0, timeout_s))
-            if self._thread.is_alive():
-                return False
-        with self._lock:
-            waitset, self._waitset = self._waitset, None
-        if waitset is not None:
-            waitset.close()
-        return True
+        if threading.current_thread() is self._thread:
+            return True
+        self._thread.join(max(0.0, timeout_s))
+        return not self._thread.is_alive()
 
     def _wake(self) -> None:
         self._event.set()

@@ -184,7 +184,7 @@ def _payload(serdata: int) -> Buffer:
 class WaitSet:
     """Waits for any of a changing set of readers to hold data, or for :meth:`wake`.
 
-    ``attach`` and ``detach`` may be called while another thread waits.
+    ``attach`` and ``detach`` may be called while another thread waits. It ends with its participant.
     """
 
     _GUARD = 0
@@ -224,12 +224,6 @@ class WaitSet:
             _set_guard(self._guard, False)
             tokens.remove(self._GUARD)
         return tokens
-
-    def close(self) -> None:
-        for token in list(self._conditions):
-            self.detach(token)
-        _delete(self._ref)
-        _delete(self._guard)
 
 
 def matched_readers(writer: Entity) -> list[int]:
