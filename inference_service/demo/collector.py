@@ -13,7 +13,7 @@ from inference_service.core.errors import InvalidObservation
 from inference_service.demo.events import Card, Chunk, Command, Event, Health, Joints, QueueSize
 from inference_service.demo.recording import Recording
 from inference_service.nodes.decoding import decode_compressed_image, decode_image
-from inference_service.transport.protocol import Message, Node, QoS
+from inference_service.transport.protocol import Message, Node, QoS, Subscription
 from inference_service.wire.variants import from_variants
 from robot_config import ObservationSpec, RobotConfig
 
@@ -33,9 +33,11 @@ class Collector:
         self._node = node
         self._recording = recording
         self._robot = robot
+        self._alone: dict[str, Subscription] = {}
         self._subscribe("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", self._on_diagnostics)
-        self._subscribe(f"/actions/{policy_type}", "ibrobot_msgs/msg/VariantsList", self._on_chunk)
-        self._subscribe("/action_dispatcher/queue_size", "std_msgs/msg/Int32", self._on_queue)
+        chunks, ticks = f"/actions/{policy_type}", "/action_dispatcher/queue_size"
+        self._alone[chunks] = self._subscribe(chunks, "ibrobot_msgs/msg/VariantsList", self._on_chunk)
+        self._alone[ticks] = self._subscribe(ticks, "std_msgs/msg/Int32", self._on_queue)
         card_qos = QoS(depth=1, durability="transient_local")
         self._subscribe("/inference/engine", "diagnostic_msgs/msg/DiagnosticStatus", self._on_card, card_qos)
         for topic in dict.fromkeys(o.topic for o in robot.contract.observations if o.type == JOINT_STATE):
@@ -44,8 +46,8 @@ class Collector:
             if action.publish.type in COMMANDS:
                 self._follow_commands(action.publish.topic, action.publish.type)
 
-    def _subscribe(self, topic: str, kind: str, callback: Callable[[Message], None], qos: QoS = DEEP) -> None:
-        self._node.create_subscription(topic, kind, callback, qos, group=GROUP)
+    def _subscribe(self, topic: str, kind: str, callback: Callable[[Message], None], qos: QoS = DEEP) -> Subscription:
+        return self._node.create_subscription(topic, kind, callback, qos, group=GROUP)
 
     def _follow_commands(self, topic: str, kind: str) -> None:
         def on_command(message: Message) -> None:
@@ -79,6 +81,10 @@ class Collector:
     def _on_card(self, message: Message) -> None:
         values = {pair.key: pair.value for pair in message.values}
         self._see(Card(time.monotonic(), {"state": message.message, **values}))
+
+    def crowded(self) -> str | None:
+        """A topic with more than the one publisher that a run starts, or ``None``."""
+        return next((topic for topic, heard in self._alone.items() if heard.matched > 1), None)
 
     def take_frames(self, timeout_s: float) -> Sequence[str]:
         """One picture of every camera into the recording; the cameras of which none came in ``timeout_s``."""

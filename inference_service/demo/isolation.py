@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from inference_service.core.errors import TransportError
-from inference_service.demo.options import MAX_DOMAIN
 
-FIRST_DOMAIN = 42
+PREFERRED = (100, 101, *range(42, 100), *range(1, 42))
+"""From the top: the domains that people set by hand are small, and 0 is everyone's default."""
 
 LOOPBACK_ONLY = (
     "<CycloneDDS><Domain id='any'><General><Interfaces><NetworkInterface name='lo' multicast='true'/></Interfaces>"
@@ -33,19 +33,16 @@ def domain_in_use(domain: int) -> bool:
     return False
 
 
-def free_domain(first: int = FIRST_DOMAIN) -> int:
-    """The first ROS domain from ``first`` on (then from 1) that no one on this machine uses.
+def free_domain(candidates: Sequence[int] = PREFERRED) -> int:
+    """The first of the ROS domains that no one on this machine uses.
 
     Raises:
         TransportError: all are taken.
     """
-    candidates: list[int] = [*range(first, MAX_DOMAIN + 1), *range(1, first)]
     for domain in candidates:
         if not domain_in_use(domain):
             return domain
-    raise TransportError(
-        f"every ROS_DOMAIN_ID from 1 to {MAX_DOMAIN} is in use on this machine: give one with --domain"
-    )
+    raise TransportError("every ROS_DOMAIN_ID is in use on this machine: give one with --domain")
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--robot", default="so101_sim", metavar="NAME", help="a robot of robot_config, or a YAML file")
     add("--headless", action="store_true", help="plain lines instead of the live table")
     add("--out", type=Path, metavar="DIR", help="where the report goes (default: demo-report in the checkout)")
-    add("--domain", type=_domain, metavar="N", help="ROS_DOMAIN_ID (default: the first free one from 42)")
+    add("--domain", type=_domain, metavar="N", help="ROS_DOMAIN_ID (default: one that nobody here uses)")
     add("--install-only", action="store_true", help="prepare the environment, run nothing")
     return parser
 

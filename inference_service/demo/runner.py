@@ -45,6 +45,7 @@ class Run:
         self._display = display
         self._stop = stop
         self._lines = LogWatch(options.mode)
+        self._collector: Collector | None = None
         self._launcher = Launcher(stage.plan, on_line=self._on_line)
         self._metronome = Metronome(stage.terms.period_s)
         self._started: dict[str, float] = {}
@@ -61,7 +62,7 @@ class Run:
         """Start, wait for the first command, let it run for the time asked for, stop. Leaves no process behind."""
         node = create_node("demo_observer", domain_id=domain)
         try:
-            collector = Collector(node, self._stage.robot, self._stage.folder.config.type, self.recording)
+            self._collector = Collector(node, self._stage.robot, self._stage.folder.config.type, self.recording)
             try:
                 self._launcher.start()
                 self._started = {p.name: p.started_at for p in self._launcher.processes}
@@ -70,7 +71,7 @@ class Run:
                         self._wait_for_end()
                 self._ended_at = time.monotonic()
                 if self.recording.first_command_at is not None:
-                    collector.take_frames(FRAMES_DEADLINE_S)
+                    self._collector.take_frames(FRAMES_DEADLINE_S)
             finally:
                 self._launcher.stop()
         finally:
@@ -100,11 +101,19 @@ class Run:
             self._next_resources = now + RESOURCES_PERIOD_S
             self._look_at_processes(now)
             self.recording.see(self._metronome.look(now))
+            self._look_for_strangers()
         self._display.show(self.recording)
         for process in self._launcher.poll():
             self._note_death(process)
         alive = any(p.returncode is None for p in self._launcher.processes)
         return alive and not self._stop.wait(LOOK_PERIOD_S)
+
+    def _look_for_strangers(self) -> None:
+        """Another stack in this domain would be taken for this one: its chunks, its commands, its breaches."""
+        crowded = self._collector.crowded() if self._collector else None
+        if crowded and not any("another stack" in problem for problem in self._problems):
+            self._problems.append(f"another stack is in this ROS domain: {crowded} has two publishers; set --domain")
+            self._display.line("demo", self._problems[-1])
 
     def _note_death(self, process: ManagedProcess) -> None:
         """The others go on: a robot whose engine is lost still has to be held, and the report shows whether it was."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from inference_service.core.errors import TransportError
 from inference_service.demo import isolation
 from inference_service.demo.options import DemoOptions, parse_options
 
@@ -48,7 +49,9 @@ def test_a_domain_in_use_is_passed_over() -> None:
         first = isolation.free_domain()
         other.bind(("", 7400 + 250 * first))
         assert isolation.domain_in_use(first)
-        assert isolation.free_domain(first) != first
+        assert isolation.free_domain() != first
+        with pytest.raises(TransportError, match="--domain"):
+            isolation.free_domain([first])
 
 
 def test_isolation_sets_aside_the_callers_network_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
