@@ -6,16 +6,19 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from inference_service.transport.dds import action_server
+from inference_service.transport.dds.action_server import encode_status
 from inference_service.transport.dds.node import DdsNode
 from inference_service.transport.protocol import GoalStatus, ServerGoal
-from inference_service.wire.interfaces import new_message
+from inference_service.wire.interfaces import deserialize, new_message
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "goal_status_array.cdr"
 INFER = "ibrobot_msgs/action/DispatchInfer"
 UNKNOWN_GOAL, TERMINATED = 2, 3
 
@@ -87,6 +90,20 @@ def rig(domain_id: int) -> Iterator[Rig]:
     made.close()
 
 
+def test_the_status_bytes_are_those_of_a_real_ros_2() -> None:
+    golden = GOLDEN.read_bytes()
+    message = deserialize(golden, "action_msgs/msg/GoalStatusArray")
+    goals = []
+    for entry in message.status_list:
+        stamp = entry.goal_info.stamp
+        stamp_ns = stamp.sec * 10**9 + stamp.nanosec
+        goals.append((bytes(entry.goal_info.goal_id.uuid), stamp_ns, GoalStatus(entry.status)))
+    encoded = encode_status(goals)
+    assert encoded[: len(golden)] == golden
+    assert not any(encoded[len(golden) :]), "more than padding after the last goal"
+    assert goals
+
+
 def test_a_goal_id_is_accepted_once_even_after_its_end(rig: Rig) -> None:
     goal_id = _id()
     assert rig.send(goal_id)
@@ -140,7 +157,6 @@ def test_results_are_kept_for_a_while_and_up_to_a_number(rig: Rig, monkeypatch: 
     for goal_id in ids:
         rig.send(goal_id)
         rig.result(goal_id)
-    rig.server._sweep()
     assert list(rig.server._goals) == ids[2:]
     monkeypatch.setattr(action_server, "KEEP_RESULT_S", 0.0)
     rig.server._sweep()
@@ -154,6 +170,7 @@ def test_a_running_goal_is_never_swept(rig: Rig, monkeypatch: pytest.MonkeyPatch
     goal_id = _id()
     rig.send(goal_id, "wait")
     rig.server._sweep()
+    monkeypatch.undo()
     rig.cancel(goal_id)
     assert rig.result(goal_id).status == GoalStatus.CANCELED
 

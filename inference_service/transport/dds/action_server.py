@@ -6,6 +6,7 @@ still gets the result. Layout and rules: https://design.ros2.org/articles/action
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections import OrderedDict
@@ -26,11 +27,12 @@ from inference_service.wire.interfaces import action_types, new_message
 Execute = Callable[[ServerGoal], "tuple[GoalStatus, Message]"]
 
 KEEP_RESULT_S = 60.0
-KEEP_RESULTS = 64
+KEEP_RESULTS = 32
 _MAX_WAITING = 16  # get_result requests that one goal remembers
 _SWEEP_S = 5.0
 _ACTIVE = (GoalStatus.ACCEPTED, GoalStatus.EXECUTING, GoalStatus.CANCELING)
 _FINAL = (GoalStatus.SUCCEEDED, GoalStatus.CANCELED, GoalStatus.ABORTED)
+_STATUS_ENTRY = struct.Struct("<16siIb3x")  # uuid, seconds, nanoseconds, status
 # action_msgs/srv/CancelGoal
 _CANCEL_NONE, _CANCEL_UNKNOWN_GOAL, _CANCEL_TERMINATED = 0, 2, 3
 
@@ -166,17 +168,19 @@ class DdsActionServer:
 
     def _sweep(self) -> None:
         with self._lock:
-            ended = [goal for goal in self._goals.values() if goal.status in _FINAL]
-            surplus = len(ended) - KEEP_RESULTS
-            forget = [
-                goal
-                for index, goal in enumerate(ended)
-                if index < surplus or time.monotonic() - goal.ended_at > KEEP_RESULT_S
-            ]
-            for goal in forget:
-                del self._goals[goal.goal_id]
-        if forget:
+            before = len(self._goals)
+            self._forget()
+            changed = len(self._goals) < before
+        if changed:
             self._publish_status()
+
+    def _forget(self) -> None:
+        """Drop ended goals that are too old or too many; under the lock."""
+        ended = [goal for goal in self._goals.values() if goal.status in _FINAL]
+        surplus = len(ended) - KEEP_RESULTS
+        for index, goal in enumerate(ended):
+            if index < surplus or time.monotonic() - goal.ended_at > KEEP_RESULT_S:
+                del self._goals[goal.goal_id]
 
     # -- execution, on the goal's thread ---------------------------------------------------------------------------
 
@@ -202,6 +206,7 @@ class DdsActionServer:
                 return
             goal.status, goal.result, goal.ended_at = status, result, time.monotonic()
             waiting, goal.waiting = goal.waiting, []
+            self._forget()
         try:
             for request in waiting:
                 self._reply_result(request, goal)
@@ -224,11 +229,8 @@ class DdsActionServer:
 
     def _publish_status(self) -> None:
         with self._lock:
-            entries = [
-                new_message("action_msgs/msg/GoalStatus", goal_info=self._info(goal), status=int(goal.status))
-                for goal in self._goals.values()
-            ]
-            self._status.publish(new_message(self._types.status, status_list=entries))
+            goals = [(goal.goal_id, goal.stamp_ns, goal.status) for goal in self._goals.values()]
+            self._status.publish_serialized(encode_status(goals))
 
     def _info(self, goal: _Goal) -> Any:
         return new_message("action_msgs/msg/GoalInfo", goal_id=_uuid(goal.goal_id), stamp=_time(goal.stamp_ns))
@@ -251,6 +253,15 @@ class DdsActionServer:
             service.close()
         for publisher in (self._feedback, self._status):
             publisher.close()
+
+
+def encode_status(goals: list[tuple[bytes, int, GoalStatus]]) -> bytes:
+    """CDR of ``action_msgs/msg/GoalStatusArray`` from (goal id, stamp in ns, status) of each goal.
+
+    By hand: the whole table is sent three times a goal, which through message objects took longer than a goal.
+    """
+    entries = [_STATUS_ENTRY.pack(goal_id, *divmod(stamp_ns, 10**9), status) for goal_id, stamp_ns, status in goals]
+    return b"\0\1\0\0" + struct.pack("<I", len(entries)) + b"".join(entries)
 
 
 def _is_meant(goal: _Goal, goal_id: bytes, stamp_ns: int) -> bool:
