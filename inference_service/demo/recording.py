@@ -35,18 +35,27 @@ class Recording:
     machine_tick: MachineTick | None = None
     frames: dict[str, UInt8] = field(default_factory=dict)
     inferences: int = 0
+    commanded: dict[str, int] = field(default_factory=dict)
     first_command_at: float | None = None
     holds_at_settled: float = 0.0
 
     def __post_init__(self) -> None:
         self.promises = PromiseWatch(self.terms)
         self._lock = threading.Lock()
+        self._frozen = False
 
     def see(self, event: Event) -> None:
         """Take one event, in order of arrival."""
         with self._lock:
+            if self._frozen:
+                return
             self.promises.see(event)
             self._keep(event)
+
+    def freeze(self) -> None:
+        """The run is over: what is seen from now on is the stack being stopped."""
+        with self._lock:
+            self._frozen = True
 
     def read(self, look: Callable[[Recording], T]) -> T:
         """The result of ``look`` on a recording that stands still meanwhile."""
@@ -61,6 +70,7 @@ class Recording:
     def _keep(self, event: Event) -> None:
         if isinstance(event, Command):
             self.commands.setdefault(event.topic, deque(maxlen=_SERIES)).append(event)
+            self.commanded[event.topic] = self.commanded.get(event.topic, 0) + 1
             if self.first_command_at is None:
                 self.first_command_at = event.t
         elif isinstance(event, Chunk):
@@ -100,4 +110,8 @@ class Recording:
 
     def busiest_topic(self) -> str | None:
         """The command topic with the most messages: one message on it is one tick."""
-        return max(self.commands, key=lambda topic: len(self.commands[topic]), default=None)
+        return max(self.commanded, key=lambda topic: self.commanded[topic], default=None)
+
+    def actions(self) -> int:
+        """Commands that followed a chunk: those seen, less the dispatcher's holds."""
+        return max(0, max(self.commanded.values(), default=0) - int(self.dispatcher("hold_ticks") or 0))

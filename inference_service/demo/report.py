@@ -5,7 +5,8 @@ key                   meaning
 ===================== ========================================================================================
 seconds               from the first command to the end of the run
 inferences            chunks that the device node handed over
-actions, hold_ticks   the dispatcher's own counts since its start
+actions               commands that followed a chunk: the messages seen on the command topic, less the holds
+hold_ticks            the dispatcher's own count since its start
 hold_ticks_after_5s   holds from five seconds after the first command on
 tick_ms               the dispatcher's tick interval: its period, and what it measured since its start
 machine_tick_p99_ms   the same interval of a thread that only sleeps: where it is late too, P4 cannot be judged
@@ -72,7 +73,7 @@ def _build(r: Recording, facts: RunFacts) -> dict[str, Any]:
         "mode": facts.mode,
         "seconds": round(facts.ended_at - r.first_command_at, 2) if r.first_command_at is not None else 0.0,
         "inferences": r.inferences,
-        "actions": int(r.dispatcher("actions") or 0),
+        "actions": r.actions(),
         "hold_ticks": int(r.dispatcher("hold_ticks") or 0),
         "hold_ticks_after_5s": holds_after_settled(r),
         "tick_ms": tick_ms(r),

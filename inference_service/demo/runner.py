@@ -70,6 +70,7 @@ class Run:
                     if self._wait_for_first_command():
                         self._wait_for_end()
                 self._ended_at = time.monotonic()
+                self.recording.freeze()
                 if self.recording.first_command_at is not None:
                     self._collector.take_frames(FRAMES_DEADLINE_S)
             finally:

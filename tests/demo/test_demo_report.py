@@ -21,7 +21,7 @@ def test_the_figures_of_a_good_run(tmp_path: Path) -> None:
     assert json.loads(write_report(report, tmp_path).read_text()) == report
     assert report["seconds"] == 10.0
     assert report["inferences"] == 10
-    assert (report["actions"], report["hold_ticks"], report["hold_ticks_after_5s"]) == (180, 2, 0)
+    assert (report["actions"], report["hold_ticks"], report["hold_ticks_after_5s"]) == (198, 2, 0)
     assert report["tick_ms"] == {"period": 50.0, "p50": 50.0, "p99": 51.5, "max": 58.0}
     assert report["latency_ms"]["wire"] == {"p50": 2.0, "p99": 2.0}
     assert list(report["latency_ms"]) == ["total", "preprocess", "wire", "queue", "inference", "postprocess"]
@@ -59,6 +59,15 @@ def test_a_diagnostic_that_is_no_number_does_not_reach_the_report(tmp_path: Path
     report = build_report(record([dispatcher(1.0, tick_max_ms="nan", tick_p99_ms="")]), FACTS)
     assert report["tick_ms"]["max"] is None
     write_report(report, tmp_path)
+
+
+def test_what_comes_while_the_stack_is_stopped_does_not_count() -> None:
+    recording = record(good_run(10))
+    recording.freeze()
+    recording.see(Command(10.1, TOPIC, (7.0,) * 6))
+    report = build_report(recording, FACTS)
+    assert report["failures"] == []
+    assert report["actions"] == 198
 
 
 def test_percentiles() -> None:
