@@ -1,12 +1,16 @@
 """What every PolicyWrapper must do, run over each backend whose library is installed.
 
-A new backend joins by a line in BACKENDS. The policy is the demo policy of this repository.
+A new backend joins by a line in BACKENDS, and one in SIDECARS where its artifact is a compiled one. The policy is
+the demo policy of this repository; vendors' runtimes are the simulators, whose journals must stay empty.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -21,18 +25,22 @@ from inference_service.core.errors import BackendError, ModelLoadFailed
 from inference_service.core.policy import BackendOptions, PolicyWrapper
 from inference_service.core.policy_folder import PolicyFolder
 
-DEMO = Path(__file__).resolve().parents[2] / "policies" / "so101_act_demo"
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "policies" / "so101_act_demo"
+SIMULATORS = ROOT / "tests" / "simulators"
 # backend: (module of the factory, library it needs, artifact it reads, largest relative difference from LeRobot)
 BACKENDS = {
     "onnx": ("inference_service.backends.onnx", "onnxruntime", "model.onnx", 1e-5),
     "lerobot": ("inference_service.backends.lerobot_torch", "lerobot", "model.safetensors", 0.0),
+    "ascend_om": ("inference_service.backends.compiled.ascend", "onnxruntime", "om/act.om", 1e-5),
 }
+# backend: (sidecar, its content). The artifact is the demo policy's ONNX graph, which the simulators compute.
+SIDECARS: dict[str, tuple[str, dict[str, object]]] = {
+    "ascend_om": ("config.om.json", {"artifacts": {"policy": "om/act.om"}, "execution": ["policy"]}),
+}
+# What a process must not have imported before its backend was chosen.
+VENDORS = ("acl", "rknnlite", "onnxruntime", "torch", "lerobot")
 NORM = ImageNorm("mean_std", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-@pytest.fixture(scope="module")
-def folder() -> PolicyFolder:
-    return PolicyFolder.load(DEMO)
 
 
 @pytest.fixture(scope="module", params=list(BACKENDS))
@@ -40,6 +48,32 @@ def backend(request: pytest.FixtureRequest) -> str:
     if find_spec(BACKENDS[request.param][1]) is None:
         pytest.skip(f"{BACKENDS[request.param][1]} is not installed")
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(backend: str, tmp_path_factory: pytest.TempPathFactory) -> PolicyFolder:
+    if backend not in SIDECARS:
+        return PolicyFolder.load(DEMO)
+    path = tmp_path_factory.mktemp(backend) / "policy"
+    shutil.copytree(DEMO, path, ignore=shutil.ignore_patterns("model.*"))
+    name, content = SIDECARS[backend]
+    document = {"schema_version": 1, "policy_type": "act", "backend": backend}
+    (path / name).write_text(json.dumps(document | content))
+    artifact = path / BACKENDS[backend][2]
+    artifact.parent.mkdir(exist_ok=True)
+    artifact.symlink_to(DEMO / "model.onnx")
+    return PolicyFolder.load(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def simulators() -> Iterator[None]:
+    """The vendors' modules are the simulators; at the end no rule was broken and nothing is allocated."""
+    sys.path.insert(0, str(SIMULATORS))
+    yield
+    sys.path.remove(str(SIMULATORS))
+    acl = sys.modules.pop("acl", None)
+    if acl is not None:
+        assert acl.simulator.journal == [] and acl.simulator.leaks() == []
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +113,16 @@ def test_it_is_a_policy_wrapper_that_describes_itself(
     assert (spec.chunk_size, spec.action_dim) == (50, 6)
     assert list(spec.input_features.items()) == list(folder.config.input_features.items())
     assert spec.versions and all(isinstance(version, str) and version for version in spec.versions.values())
+
+
+def test_nothing_is_imported_before_the_backend_is_loaded(backend: str) -> None:
+    code = (
+        f"import sys, {BACKENDS[backend][0]}\n"
+        "from inference_service.backends import registry\n"
+        f"early = [name for name in {VENDORS} if name in sys.modules]\n"
+        "assert not early, early"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=True)
 
 
 def test_actions_are_those_of_lerobot(policy: PolicyWrapper, backend: str, folder: PolicyFolder) -> None:
@@ -190,16 +234,16 @@ def test_opening_and_closing_leaves_nothing_behind(
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "cut short"])
 def test_a_damaged_artifact_is_refused_by_name(
-    damage: str, load: Callable[[PolicyFolder], PolicyWrapper], backend: str, tmp_path: Path
+    damage: str, load: Callable[[PolicyFolder], PolicyWrapper], backend: str, folder: PolicyFolder, tmp_path: Path
 ) -> None:
-    artifact = BACKENDS[backend][2]
+    artifact = Path(BACKENDS[backend][2])
     copy = tmp_path / "policy"
-    shutil.copytree(DEMO, copy, ignore=shutil.ignore_patterns("model.*"))
+    shutil.copytree(folder.path, copy, ignore=shutil.ignore_patterns("model.*", artifact.name))
     if damage == "empty":
         (copy / artifact).touch()
     elif damage == "garbage":
         (copy / artifact).write_bytes(bytes(range(256)) * 16)
     elif damage == "cut short":
-        (copy / artifact).write_bytes((DEMO / artifact).read_bytes()[:1_000_000])
-    with pytest.raises(ModelLoadFailed, match=r"policy(/model\.\w+)?"):
+        (copy / artifact).write_bytes((folder.path / artifact).read_bytes()[:1_000_000])
+    with pytest.raises(ModelLoadFailed, match=r"policy(/\w+/?\w*\.\w+)?"):
         load(PolicyFolder.load(copy))
