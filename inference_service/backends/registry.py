@@ -60,6 +60,12 @@ def resolve(device: str, folder: PolicyFolder) -> tuple[str, str]:
     return name, runtime_device or "cpu"
 
 
+def require_known(device: str, folder: PolicyFolder) -> None:
+    """Raise UnknownBackend for a ``device`` that is misspelt; loads nothing, so it can run before a node starts."""
+    if device != "auto":
+        resolve(device, folder)
+
+
 def load_policy(folder: PolicyFolder, device: str = "auto", threads: int = 0, **extra: Any) -> PolicyWrapper:
     """Load the policy of ``folder`` on ``device`` (see :func:`resolve`).
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from inference_service import __version__
-from inference_service.backends.registry import load_policy
+from inference_service.backends.registry import load_policy, require_known
 from inference_service.core.engine import PureInferenceEngine
 from inference_service.core.errors import (
     EngineUnavailable,
@@ -67,6 +67,7 @@ class EngineNode:
         self._parameters = parameters
         self._logger = logging.getLogger(node.name)
         self._folder = PolicyFolder.load(parameters.policy_path)
+        require_known(parameters.device, self._folder)
         self._engine: PureInferenceEngine | None = None
         self._engine_id = f"{node.name}@{uuid.uuid4().hex[:12]}"
         self._state = EngineState.LOADING

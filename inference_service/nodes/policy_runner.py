@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from inference_service.backends.registry import load_policy
+from inference_service.backends.registry import load_policy, require_known
 from inference_service.core.batch import Batch, Float32
 from inference_service.core.engine import PureInferenceEngine
 from inference_service.core.errors import EngineUnavailable, InferenceServiceError
@@ -54,6 +54,7 @@ class LocalRunner:
         logger: logging.Logger,
         on_change: Callable[[], None],
     ) -> None:
+        require_known(device, folder)
         self._engine: PureInferenceEngine | None = None
         self._problem: str | None = "engine is LOADING"
         self._logger = logger

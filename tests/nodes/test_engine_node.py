@@ -14,7 +14,7 @@ import pytest
 from inference_service.core.engine import synthetic_batch
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.nodes.engine_client import CARD_TOPIC, VARIANTS
-from inference_service.nodes.engine_node import EngineNode, EngineParameters
+from inference_service.nodes.engine_node import EngineNode, EngineParameters, main
 from inference_service.transport import create_node
 from inference_service.transport.protocol import QoS
 from inference_service.wire.envelope import (
@@ -185,6 +185,13 @@ def test_a_model_that_cannot_be_loaded_is_a_fault_on_the_card(asking: Asking, st
     assert "model.onnx" in asking.cards[-1].message
     reply = asking.ask(request(1))
     assert reply.status == "engine_unavailable" and "model.onnx" in reply.message
+
+
+def test_a_misspelt_device_ends_the_process_with_the_known_ones(
+    domain_id: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"policy_path:={POLICY}", "device:=onxx"]) == 2
+    assert "did you mean 'onnx'?" in capfd.readouterr().err
 
 
 def test_what_waits_at_shutdown_is_refused(asking: Asking, start: Any) -> None:
