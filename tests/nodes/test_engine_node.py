@@ -125,7 +125,11 @@ def bad_state(value: float) -> dict[str, Any]:
         ({"fingerprint": "feedbeef"}, "policy_mismatch", "feedbeef"),
         ({"batch": bad_state(float("nan"))}, "invalid_observation", "observation.state"),
         ({"batch": {"observation.state": np.zeros((1, 6), np.float32)}}, "missing_observation", "images.top"),
-        ({"batch": {**bad_state(0.0), "extra": np.zeros((1, 2), np.float32)}}, "invalid_observation", "extra"),
+        (
+            {"batch": {**bad_state(0.0), "observation.extra": np.zeros((1, 2), np.float32)}},
+            "invalid_observation",
+            "extra",
+        ),
         ({"deadline_ms": 0.0}, "expired", "waited"),
     ],
 )
