@@ -7,6 +7,7 @@
     inference-service run EXECUTABLE key:=value…                        one node in this process
     inference-service container ROLE                                    what the images run
     inference-service health [NODE…]                                    exit 0 when the nodes here are ready
+    inference-service policy inspect|check|parity DIR                   look at a policy directory
     inference-service version
 """
 
@@ -39,6 +40,7 @@ USAGE = f"""usage:
   inference-service run EXECUTABLE [key:=value…]     run one node: {", ".join(EXECUTABLES)}
   inference-service container ROLE                   what the images run: settings from the environment
   inference-service health [NODE…]                   exit 0 when the nodes of this machine are ready
+  inference-service policy inspect|check|parity DIR  look at a policy: what it holds, whether it runs and agrees
   inference-service version
 
 launch and cloud_inference list their arguments with --show-args."""
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run": _run,
         "container": _container,
         "health": _health,
+        "policy": _policy,
         "version": _version,
     }
     if command in ("-h", "--help", "help"):
@@ -118,6 +121,12 @@ def _health(words: list[str]) -> int:
     problems = readiness.check(words)
     print("\n".join(problems) or "ready")
     return 1 if problems else 0
+
+
+def _policy(words: list[str]) -> int:
+    from inference_service import policy_cli
+
+    return policy_cli.main(words)
 
 
 def _version(_words: list[str]) -> int:
