@@ -19,7 +19,7 @@ from inference_service.backends.compiled.policy import CompiledPolicyWrapper
 from inference_service.backends.compiled.sd3403_session import ActionOutput, Patience, SD3403RuntimeSession
 from inference_service.backends.compiled.sidecar import Binding, load_sidecar
 from inference_service.backends.options import check_extra
-from inference_service.core.errors import PolicyFolderError
+from inference_service.core.errors import BackendUnavailable, PolicyFolderError
 from inference_service.core.policy_config import ACTION
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def load(folder: PolicyFolder, options: BackendOptions) -> CompiledPolicyWrapper
         BackendUnavailable: the worker cannot be executed on this system.
     """
     check_extra(BACKEND, options.extra, ())
+    if options.device != "cpu":
+        raise BackendUnavailable(f"backend '{BACKEND}' has no device '{options.device}'; pass device:={BACKEND}")
     sidecar = load_sidecar(folder, BACKEND)
     settings = sidecar.options(SD3403Options)
     adapter = ACTCompiledAdapter(folder)
