@@ -303,7 +303,7 @@ def _memory(nodes: list[Any], dataset: int, side: str) -> list[tuple[Any, int]]:
 
 def _array(node: Any, block: Any, offset: int) -> np.ndarray:
     dtype, size = np.dtype(_DTYPES[node.type][1]), _size(node)
-    if not all(block.written[offset : offset + size]):
+    if block.written.find(0, offset, offset + size) != -1:
         simulator.violation(15, f"acl.mdl.execute: input '{node.name}' was never written")
     if block.pending:
         simulator.violation(14, f"acl.mdl.execute: input '{node.name}' awaits synchronize_stream")
