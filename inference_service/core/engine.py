@@ -13,6 +13,7 @@ import numpy as np
 from inference_service.core.batch import AffineImage, Batch, Feature, FeatureType, Float32, Value
 from inference_service.core.errors import InferenceFailed, InvalidObservation, MissingObservation
 from inference_service.core.policy import PolicySpec, PolicyWrapper
+from inference_service.core.policy_config import ACTION
 from inference_service.core.postprocessor import require_finite
 
 # What language steps add to a batch; a policy's features do not list them.
@@ -97,11 +98,16 @@ def check_batch(batch: Batch, features: Mapping[str, Feature]) -> None:
     missing = [name for name in features if name not in batch]
     if missing:
         raise MissingObservation(f"the batch lacks {', '.join(missing)}; it has {', '.join(batch) or 'nothing'}")
-    extra = [n for n in batch if n not in features and n != "task" and not n.startswith(_LANGUAGE_PREFIX)]
+    extra = [name for name in batch if name not in features and _must_be_declared(name)]
     if extra:
         raise InvalidObservation(f"the policy has no input {', '.join(extra)}; it takes {', '.join(features)}")
     for name, feature in features.items():
         _check_value(name, feature, batch[name])
+
+
+def _must_be_declared(name: str) -> bool:
+    """Steps may add to a batch what the features do not list: tokens, the prompt, and names without a dot."""
+    return name == ACTION or ("." in name and not name.startswith(_LANGUAGE_PREFIX))
 
 
 def _check_value(name: str, feature: Feature, value: Value) -> None:

@@ -8,6 +8,7 @@
     │   ├── MissingStatistics       normalisation asked for, statistics absent
     │   ├── UnsupportedStep         a processor step that this installation cannot run
     │   └── PolicyMismatch          device and engine do not hold the same policy
+    ├── CalibrationError            a calibration file, or a joint of it, that motor units need
     ├── BackendError                the runtime that computes
     │   ├── UnknownBackend          no backend of that name
     │   ├── BackendUnavailable      its library or device is not here
@@ -60,6 +61,10 @@ class UnsupportedStep(PolicyError):
 
 class PolicyMismatch(PolicyError):
     wire_name = "policy_mismatch"
+
+
+class CalibrationError(InferenceServiceError):
+    wire_name = "calibration"
 
 
 class BackendError(InferenceServiceError):

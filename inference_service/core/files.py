@@ -93,6 +93,17 @@ def check(value: Any, kind: type[T], where: str) -> T:
     return value
 
 
+def plain_name(name: Any, where: str) -> str:
+    """``name``, which must name a file or directory beside another: a policy must not point outside its own.
+
+    Raises:
+        PolicyFolderError: it has a path in it, or is no name.
+    """
+    if check(name, str, where) in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
+        raise PolicyFolderError(f"{where}: {name!r:.80} must be the plain name of a file beside it")
+    return str(name)
+
+
 def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """Every tensor of a small safetensors file, in the file's own dtypes, BF16 as float32.
 

@@ -15,6 +15,9 @@ from inference_service.core.files import check, get, read_json_object
 
 ACTION = "action"
 STATE = "observation.state"
+# Families that read no language, neither in their processors nor in the model.
+_WITHOUT_LANGUAGE = frozenset({"act", "diffusion", "tdmpc", "vqbet"})
+_EMPTY_CAMERA = "observation.images.empty_camera_"
 MAX_ELEMENTS = 2**28
 MAX_CHUNK = 100_000
 
@@ -31,7 +34,11 @@ class NormMode(str, Enum):
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """The policy's shape. Features keep the order of the file: the order of cameras is the model's."""
+    """The policy's shape. Features keep the order of the file: the order of cameras is the model's.
+
+    ``empty_camera_N``, LeRobot's name for a view that this robot lacks, is no input: the model itself puts a blank
+    there.
+    """
 
     type: str
     input_features: Mapping[str, Feature]
@@ -46,6 +53,11 @@ class PolicyConfig:
     def action_dim(self) -> int:
         return self.output_features[ACTION].shape[0]
 
+    @property
+    def takes_prompt(self) -> bool:
+        """False where the family is known to have no use for a prompt."""
+        return self.type not in _WITHOUT_LANGUAGE
+
 
 def read_config(path: Path) -> PolicyConfig:
     """Parse and check ``config.json`` at ``path``.
@@ -59,6 +71,8 @@ def read_config(path: Path) -> PolicyConfig:
         raise PolicyFolderError(f"{where}: key 'type' is missing; this is not the config.json of a LeRobot policy")
     outputs = parse_features(get(raw, "output_features", dict, where), f"{where}: output_features")
     inputs = parse_features(get(raw, "input_features", dict, where), f"{where}: input_features")
+    if raw.get("empty_cameras"):
+        inputs = {name: feature for name, feature in inputs.items() if not name.startswith(_EMPTY_CAMERA)}
     if not inputs:
         raise PolicyFolderError(f"{where}: key 'input_features' is empty; a policy must observe something")
     action = outputs.get(ACTION)
@@ -112,11 +126,12 @@ def _member(kind: type[Any], value: Any, where: str) -> Any:
 
 
 def _chunk_size(raw: Mapping[str, Any], where: str) -> int:
-    """Length of what ``predict_action_chunk`` returns: ``chunk_size``, or where a family has none
-    (diffusion) ``n_action_steps``."""
-    if raw.get("chunk_size") is None and raw.get("n_action_steps") is None:
-        raise PolicyFolderError(f"{where}: neither 'chunk_size' nor 'n_action_steps'; only chunked policies are served")
-    return _count(raw, "n_action_steps" if raw.get("chunk_size") is None else "chunk_size", where, default=0)
+    """Length of what ``predict_action_chunk`` returns: ``chunk_size``, or where a family has none ``n_action_steps``
+    (diffusion) or ``action_chunk_size`` (VQ-BeT)."""
+    for key in ("chunk_size", "n_action_steps", "action_chunk_size"):
+        if raw.get(key) is not None:
+            return _count(raw, key, where, default=0)
+    raise PolicyFolderError(f"{where}: neither 'chunk_size' nor 'n_action_steps'; only chunked policies are served")
 
 
 def _count(raw: Mapping[str, Any], key: str, where: str, default: int) -> int:

@@ -37,6 +37,7 @@ class TensorPreprocessor:
         Raises:
             PolicyError: the pipeline cannot be executed exactly as LeRobot would.
         """
+        self._config = folder.config
         self._features = folder.config.input_features
         self._pipeline = Pipeline(folder.preprocessor, self._features)
         self._sources = _sources(self._features, self._pipeline)
@@ -45,12 +46,13 @@ class TensorPreprocessor:
         """Check, resize, normalise.
 
         ``observation``: images uint8 (H, W, 3) RGB of any size, vectors float (D,), all finite, ``task`` a string
-        where there is a prompt. Keys that the policy does not know are ignored. Images are kept by reference
+        where the policy takes a prompt. Keys that the policy does not know are ignored. Images are kept by reference
         (see :class:`~inference_service.core.batch.AffineImage`) unless they need resizing.
 
         Raises:
-            MissingObservation: a feature of the policy is absent.
-            InvalidObservation: wrong type, shape or dtype, or not finite.
+            MissingObservation: a feature of the policy is absent, or the prompt that it needs.
+            InvalidObservation: wrong type, shape or dtype, or not finite; a prompt for a policy that takes none, or
+                one longer than the policy's limit.
         """
         transition = Transition()
         for name, feature in self._features.items():
@@ -59,13 +61,29 @@ class TensorPreprocessor:
             transition.observation[key] = value
             if name == STATE and isinstance(value, np.ndarray):
                 transition.context[RAW_STATE] = value[0].copy()
-        if observation.get(TASK) is not None:
-            transition.complementary[TASK] = _text(observation[TASK])
+        prompt = self._prompt(observation)
+        if prompt is not None:
+            transition.complementary[TASK] = prompt
         self._pipeline(transition)
-        batch = dict(transition.observation)
-        if TASK in transition.complementary:
-            batch[TASK] = transition.complementary[TASK]
-        return Prepared(batch, transition.context)
+        return Prepared({**transition.observation, **transition.complementary}, transition.context)
+
+    def _prompt(self, observation: Observation) -> str | None:
+        value = observation.get(TASK)
+        if value is None:
+            if self._pipeline.needs_prompt:
+                raise MissingObservation(
+                    f"observation lacks '{TASK}': policy type '{self._config.type}' needs a prompt, the words of its "
+                    "training data; set the dispatcher's parameter 'prompt', or send one with the goal"
+                )
+            return None
+        if not isinstance(value, str):
+            raise InvalidObservation(f"'{TASK}': expected a string, got {_describe(value)}")
+        if value and not self._config.takes_prompt and not self._pipeline.needs_prompt:
+            raise InvalidObservation(
+                f"'{TASK}': policy type '{self._config.type}' takes no prompt, got {value!r:.60}; it would be ignored. "
+                "Leave the prompt empty, or load a policy that understands language"
+            )
+        return value
 
     def _source(self, name: str, observation: Observation) -> str:
         for key in self._sources[name]:
@@ -115,12 +133,6 @@ def _vector(key: str, feature: Feature, value: Any) -> Float32:
         bad = np.flatnonzero(~np.isfinite(array)).tolist()
         raise InvalidObservation(f"'{key}': not finite at {bad[:8]}; check the sensor behind it")
     return array[None]
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise InvalidObservation(f"'{TASK}': expected a string, got {_describe(value)}")
-    return value
 
 
 def _describe(value: Any) -> str:

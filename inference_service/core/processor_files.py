@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from inference_service.core.errors import PolicyFolderError
-from inference_service.core.files import check, get, read_json_object, read_tensors
+from inference_service.core.files import check, get, plain_name, read_json_object, read_tensors
 
 MAX_STEPS = 64
 
@@ -20,7 +20,8 @@ class StepEntry:
     """One step of a processor file.
 
     ``name`` is LeRobot's registry name, or the dotted class path of a step that has none. ``state`` holds the
-    tensors of its state file, named ``<feature>.<statistic>`` for the normalisers.
+    tensors of its state file, named ``<feature>.<statistic>`` for the normalisers. ``artifacts`` names, for an
+    option, the directory beside the file in which its value was saved.
     """
 
     index: int
@@ -29,6 +30,7 @@ class StepEntry:
     source: Path
     state_file: str | None = None
     state: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    artifacts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -78,12 +80,6 @@ def _read_step(path: Path, index: int, entry: Any) -> StepEntry:
         config=check(entry.get("config") or {}, dict, f"{where}.config"),
         source=path,
         state_file=state_file,
-        state={} if state_file is None else read_tensors(_beside(path, state_file, f"{where}.state_file")),
+        state={} if state_file is None else read_tensors(path.with_name(plain_name(state_file, f"{where}.state_file"))),
+        artifacts=check(entry.get("artifacts") or {}, dict, f"{where}.artifacts"),
     )
-
-
-def _beside(path: Path, name: Any, where: str) -> Path:
-    """A plain file name in the folder of ``path``: a policy must not point at files outside itself."""
-    if check(name, str, where) in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
-        raise PolicyFolderError(f"{where}: {name!r:.80} must be the plain name of a file beside it")
-    return path.with_name(name)

@@ -18,7 +18,7 @@ from inference_service.core.preprocessor import TensorPreprocessor
 from inference_service.core.postprocessor import TensorPostprocessor
 folder = PolicyFolder.load(sys.argv[1])
 cameras = {f"observation.images.{name}": np.zeros((480, 640, 3), np.uint8) for name in ("top", "wrist")}
-prepared = TensorPreprocessor(folder)({"observation.state": np.zeros(6, np.float32), "task": "go", **cameras})
+prepared = TensorPreprocessor(folder)({"observation.state": np.zeros(6, np.float32), "task": "", **cameras})
 prepared.batch["observation.images.top"].materialise()
 TensorPostprocessor(folder)(np.zeros((20, 6), np.float32), prepared.context)
 with folder.runtime_config_copy("cpu"):

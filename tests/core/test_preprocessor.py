@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_pixels_of_a_strided_view_travel_by_reference(preprocessor: TensorPrepro
 
 
 def test_the_observation_is_left_alone(preprocessor: TensorPreprocessor) -> None:
-    observation = make_observation(image=(480, 640)) | {"task": "go"}
+    observation = make_observation(image=(480, 640))
     before = {key: np.copy(value) for key, value in observation.items()}
     preprocessor(observation)
     assert observation.keys() == before.keys()
@@ -76,9 +77,27 @@ def test_double_precision_joint_states_become_float32(preprocessor: TensorPrepro
     assert np.array_equal(batch[STATE], preprocessor(observation).batch[STATE])
 
 
-def test_the_prompt_becomes_a_list_of_one(preprocessor: TensorPreprocessor) -> None:
+def test_the_prompt_becomes_a_list_of_one(tmp_path: Path) -> None:
+    """Whether a family that we do not know reads it in its model, nobody can tell: it travels along."""
+    preprocessor = TensorPreprocessor(PolicyFolder.load(make_plain_folder(tmp_path, type="vla_jepa")))
     assert preprocessor(make_observation() | {"task": "fold"}).batch["task"] == ["fold"]
     assert "task" not in preprocessor(make_observation()).batch
+
+
+def test_a_prompt_for_a_policy_that_takes_none_is_refused(preprocessor: TensorPreprocessor) -> None:
+    with pytest.raises(InvalidObservation, match=r"'task': policy type 'act' takes no prompt, got 'fold'.*Leave"):
+        preprocessor(make_observation() | {"task": "fold"})
+    preprocessor(make_observation() | {"task": ""})
+
+
+def test_an_empty_camera_is_the_models_business(tmp_path: Path) -> None:
+    cameras = ("top", "empty_camera_0")
+    path = make_plain_folder(tmp_path / "some", cameras=cameras, empty_cameras=1)
+    batch = TensorPreprocessor(PolicyFolder.load(path))(make_observation(cameras=("top",))).batch
+    assert list(batch) == [STATE, TOP]
+    path = make_plain_folder(tmp_path / "none", cameras=cameras)
+    with pytest.raises(MissingObservation, match="empty_camera_0"):
+        TensorPreprocessor(PolicyFolder.load(path))(make_observation(cameras=("top",)))
 
 
 def test_streams_that_the_policy_does_not_know_are_ignored(preprocessor: TensorPreprocessor) -> None:

@@ -21,6 +21,10 @@ class Pipeline:
     def __init__(self, file: ProcessorFile, features: Mapping[str, Feature]) -> None:
         self.steps: list[ProcessorStep] = [step_class(entry).build(entry, features) for entry in file.steps]
 
+    @property
+    def needs_prompt(self) -> bool:
+        return any(step.needs_prompt for step in self.steps)
+
     def __call__(self, transition: Transition) -> None:
         """Run every step on ``transition``, in place."""
         for step in self.steps:

@@ -15,7 +15,7 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from inference_service.core.batch import Feature, Value
 from inference_service.core.errors import UnsupportedStep
@@ -38,7 +38,12 @@ class Transition:
 
 
 class ProcessorStep(ABC):
-    """One step, built once from a processor file, then called per request from any thread."""
+    """One step, built once from a processor file, then called per request from any thread.
+
+    ``needs_prompt``: the step cannot work without ``task``.
+    """
+
+    needs_prompt: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
