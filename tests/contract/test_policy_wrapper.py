@@ -24,6 +24,8 @@ from inference_service.core.engine import PureInferenceEngine
 from inference_service.core.errors import BackendError, ModelLoadFailed
 from inference_service.core.policy import BackendOptions, PolicyWrapper
 from inference_service.core.policy_folder import PolicyFolder
+from tests.simulators.rknnlite.rig import installed
+from tests.simulators.sd3403.rig import SD3403Simulator
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "policies" / "so101_act_demo"
@@ -33,10 +35,17 @@ BACKENDS = {
     "onnx": ("inference_service.backends.onnx", "onnxruntime", "model.onnx", 1e-5),
     "lerobot": ("inference_service.backends.lerobot_torch", "lerobot", "model.safetensors", 0.0),
     "ascend_om": ("inference_service.backends.compiled.ascend", "onnxruntime", "om/act.om", 1e-5),
+    "ascend_om_3403": ("inference_service.backends.compiled.sd3403", "onnxruntime", "om/act.om", 1e-5),
+    "rknn": ("inference_service.backends.compiled.rknn", "onnxruntime", "model.rknn", 1e-5),
 }
 # backend: (sidecar, its content). The artifact is the demo policy's ONNX graph, which the simulators compute.
 SIDECARS: dict[str, tuple[str, dict[str, object]]] = {
     "ascend_om": ("config.om.json", {"artifacts": {"policy": "om/act.om"}, "execution": ["policy"]}),
+    "ascend_om_3403": (
+        "config.om.json",
+        {"artifacts": {"policy": "om/act.om", "worker": "om/worker"}, "execution": ["policy", "worker"]},
+    ),
+    "rknn": ("config.rknn.json", {"artifacts": {"policy": "model.rknn"}}),
 }
 # What a process must not have imported before its backend was chosen.
 VENDORS = ("acl", "rknnlite", "onnxruntime", "torch", "lerobot")
@@ -51,7 +60,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(backend: str, tmp_path_factory: pytest.TempPathFactory) -> PolicyFolder:
+def folder(backend: str, tmp_path_factory: pytest.TempPathFactory, sd3403_worker: SD3403Simulator) -> PolicyFolder:
     if backend not in SIDECARS:
         return PolicyFolder.load(DEMO)
     path = tmp_path_factory.mktemp(backend) / "policy"
@@ -62,18 +71,29 @@ def folder(backend: str, tmp_path_factory: pytest.TempPathFactory) -> PolicyFold
     artifact = path / BACKENDS[backend][2]
     artifact.parent.mkdir(exist_ok=True)
     artifact.symlink_to(DEMO / "model.onnx")
+    if backend == "ascend_om_3403":
+        (path / "om" / "worker").symlink_to(sd3403_worker.script)
     return PolicyFolder.load(path)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def simulators() -> Iterator[None]:
+def simulators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The vendors' modules are the simulators; at the end no rule was broken and nothing is allocated."""
     sys.path.insert(0, str(SIMULATORS))
-    yield
+    with installed(tmp_path_factory.mktemp("rknn")) as rknn:
+        yield
+        assert rknn.journal == [] and rknn.unreleased == []
     sys.path.remove(str(SIMULATORS))
     acl = sys.modules.pop("acl", None)
     if acl is not None:
         assert acl.simulator.journal == [] and acl.simulator.leaks() == []
+
+
+@pytest.fixture(scope="module")
+def sd3403_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SD3403Simulator]:
+    simulator = SD3403Simulator(tmp_path_factory.mktemp("sd3403"))
+    yield simulator
+    assert simulator.journal == [] and simulator.gone()
 
 
 @pytest.fixture(scope="module")
