@@ -5,7 +5,8 @@ node uses costs a few milliseconds. A type without a file here is taken from ros
 
 The messages that rosidl derives from a service or an action are derived here by the same rules
 (https://design.ros2.org/articles/actions.html): ``T_Request``, ``T_Response``, ``T_Goal``, ``T_Result``,
-``T_Feedback``, ``T_SendGoal_Request`` and so on.
+``T_Feedback``, ``T_SendGoal_Request`` and so on. A service as a whole (``T``) and its introspection event
+(``T_Event``) are never sent; they are here for their type hashes.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ def load_definition(type_name: str) -> Definition:
     if kind == "action":
         definition = _action_message(package, name)
     elif kind == "srv":
-        base, _, part = name.rpartition("_")
-        definition = _part(package, "srv", base, _SERVICE_PARTS.get(part))
+        definition = _service_message(package, name)
     else:
         definition = _part(package, "msg", name, 0)
     if definition is None:
@@ -66,6 +66,31 @@ def dependencies(definition: Definition) -> list[str]:
         if inner[0] == Nodetype.NAME:
             found.append(inner[1])
     return found
+
+
+def _service_message(package: str, name: str) -> Definition | None:
+    """Request, response, event, or the service as a whole."""
+    base, _, part = name.rpartition("_")
+    if part in _SERVICE_PARTS:
+        return _part(package, "srv", base, _SERVICE_PARTS[part])
+    event = part == "Event"
+    base = base if event else name
+    if _part(package, "srv", base, 0) is None:
+        return None
+    prefix = f"{package}/srv/{base}"
+    return _event_fields(prefix) if event else _service_fields(prefix)
+
+
+def _service_fields(prefix: str) -> Definition:
+    parts = ("Request", "Response", "Event")
+    return [], [(f"{part.lower()}_message", (Nodetype.NAME, f"{prefix}_{part}")) for part in parts]
+
+
+def _event_fields(prefix: str) -> Definition:
+    fields: Fielddefs = [("info", (Nodetype.NAME, "service_msgs/msg/ServiceEventInfo"))]
+    for part in ("Request", "Response"):
+        fields.append((part.lower(), (Nodetype.SEQUENCE, ((Nodetype.NAME, f"{prefix}_{part}"), 1))))
+    return [], fields
 
 
 def _action_message(package: str, name: str) -> Definition | None:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, cast
 
 from rosbags.serde import SerdeError
 
-from inference_service.core.errors import MalformedMessage
+from inference_service.core.errors import MalformedMessage, ProtocolError
 from inference_service.wire.typestore import BoundedTypestore
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -81,9 +81,20 @@ def dds_type_name(type_name: str) -> str:
     return f"{package}::{kind}::dds_::{name}_"
 
 
+@lru_cache(maxsize=256)
 def type_hash(type_name: str) -> str | None:
-    """RIHS01 type hash (REP 2011) of a message, service or action, or None where it is not known."""
-    return _hashes().get(type_name)
+    """RIHS01 type hash (REP 2011) of a message, service or action, or None where its definition is not known.
+
+    What ROS computed where we have it; else computed from the definition by the same rules.
+    """
+    known = _hashes().get(type_name)
+    if known is not None:
+        return known
+    try:
+        _store.load(type_name)
+    except ProtocolError:
+        return None
+    return _store.hash_rihs01(type_name)
 
 
 @lru_cache(maxsize=1)

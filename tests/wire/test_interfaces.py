@@ -66,7 +66,7 @@ def test_a_type_without_a_file_comes_from_rosbags():
 
 
 @pytest.mark.parametrize(
-    "name", ["std_msgs/String", "x/msg/Nothing", "std_srvs/srv/Empty", "a/action/B_SendGoal_Request"]
+    "name", ["std_msgs/String", "x/msg/Nothing", "std_srvs/srv/Nothing", "a/action/B_SendGoal_Request"]
 )
 def test_an_unknown_type_is_named(name: str):
     with pytest.raises(ProtocolError, match=name):
