@@ -11,6 +11,7 @@ from onnx import parser
 
 from policies import make_plain_folder
 
+SIMULATORS = Path(__file__).resolve().parents[2] / "simulators"
 CHUNK, DIM, IMAGE = 4, 6, (8, 8)
 STATE, TOP, WRIST = "observation.state", "observation.images.top", "observation.images.wrist"
 
@@ -78,6 +79,7 @@ expert (float16[2,2,1,1,13,4] past_kv_tensor, bool[1,13] prefix_pad_masks, float
 
 def save(text: str, path: Path, rename: dict[str, str] | None = None, **metadata: str) -> Path:
     """Write the graph; the parser knows no dots, so ``rename`` gives inputs their names."""
+
     model = parser.parse_model(text)
     for node in model.graph.node:
         node.input[:] = [(rename or {}).get(name, name) for name in node.input]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-SIMULATORS = Path(__file__).resolve().parents[2] / "simulators"
+from compiled_models import SIMULATORS
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from compiled_models import ACT, save
-from conftest import SIMULATORS
+from compiled_models import ACT, SIMULATORS, save
 
 H2D, D2H, D2D = 1, 2, 3
 

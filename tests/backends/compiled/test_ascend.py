@@ -15,8 +15,20 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from compiled_models import ACT, CHUNK, DIM, IMAGE, STATE, TOP, WRIST, make_act, make_pi05, save, write_sidecar
-from conftest import SIMULATORS
+from compiled_models import (
+    ACT,
+    CHUNK,
+    DIM,
+    IMAGE,
+    SIMULATORS,
+    STATE,
+    TOP,
+    WRIST,
+    make_act,
+    make_pi05,
+    save,
+    write_sidecar,
+)
 
 from inference_service.backends.compiled.ascend import load
 from inference_service.backends.compiled.pi05_adapter import BATCH_NOISE, LANGUAGE_MASK, MASKED, TOKENS, prefix_mask
