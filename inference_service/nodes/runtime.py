@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from inference_service.core.errors import InferenceServiceError
+from inference_service.nodes.rosout import RosoutHandler
 from inference_service.transport import create_node
 from inference_service.transport.protocol import Node
 
@@ -158,9 +159,13 @@ def run_node(parameters_type: type[P], start: Callable[[Node, P], App], argv: Se
     except InferenceServiceError as error:
         _report(error)
         return EXIT_BAD_PARAMETERS
+    rosout = RosoutHandler(node)
+    logging.getLogger().addHandler(rosout)
     try:
         return _run(node, start, parameters, stop)
     finally:
+        logging.getLogger().removeHandler(rosout)
+        rosout.close()
         node.close()
 
 

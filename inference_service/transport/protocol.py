@@ -19,11 +19,15 @@ Message = Any
 
 @dataclass(frozen=True)
 class QoS:
-    """ROS 2 QoS. The defaults are rclpy's: reliable, volatile, keep last 10."""
+    """ROS 2 QoS. The defaults are rclpy's: reliable, volatile, keep last 10.
+
+    ``lifespan_s``: age at which a publisher's kept message is given to nobody any more; None for never.
+    """
 
     depth: int = 10
     reliability: Literal["reliable", "best_effort"] = "reliable"
     durability: Literal["volatile", "transient_local"] = "volatile"
+    lifespan_s: float | None = None
 
 
 class GoalStatus(IntEnum):

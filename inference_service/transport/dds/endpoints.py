@@ -107,6 +107,8 @@ class RawWriter(_Endpoint):
         if qos.durability == "transient_local":
             history = Policy.History.KeepLast(qos.depth)
             policies.append(Policy.DurabilityService(0, history, _UNLIMITED, _UNLIMITED, _UNLIMITED))
+        if qos.lifespan_s is not None:
+            policies.append(Policy.Lifespan(duration(seconds=qos.lifespan_s)))
         super().__init__(topic, DataWriter(participant.entity, participant.topic(topic, layout), Qos(*policies)))
 
     @property
