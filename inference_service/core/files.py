@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ _DTYPES = {
     "U8": "u1",
     "BOOL": "?",
 }
+
+_SIZES = {"BF16": 2} | {name: np.dtype(dtype).itemsize for name, dtype in _DTYPES.items()}
 
 T = TypeVar("T")
 
@@ -133,6 +136,42 @@ def tensor_names(path: Path) -> list[str]:
     Raises:
         PolicyFolderError: missing or corrupt.
     """
+    return list(_header(path)[0])
+
+
+def read_some_tensors(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """The small tensors ``names`` out of a safetensors file of any size, BF16 as float32. Names not there are left out.
+
+    Raises:
+        PolicyFolderError: missing, corrupt, or a tensor that is large or of a dtype that numpy does not have.
+    """
+    header, start = _header(path)
+    found = {}
+    with path.open("rb") as file:
+        for name in names:
+            if name in header:
+                entry = check(header[name], dict, f"{path}: tensor '{name}'")
+                found[name] = _array(path, name, dict(entry) | {"data": _data(path, name, entry, file, start)})
+    return found
+
+
+def _data(path: Path, name: str, entry: Mapping[str, Any], file: BinaryIO, start: int) -> bytes:
+    where = f"{path}: tensor '{name}'"
+    shape, offsets = get(entry, "shape", list, where), get(entry, "data_offsets", list, where)
+    size = _SIZES.get(get(entry, "dtype", str, where), 0) * math.prod(check(n, int, where) for n in shape)
+    if len(offsets) != 2 or check(offsets[1], int, where) - check(offsets[0], int, where) != size or offsets[0] < 0:
+        raise PolicyFolderError(f"{where}: corrupt; copy the file again from where the policy was saved")
+    if size > MAX_STATE_BYTES:
+        raise PolicyFolderError(f"{where}: has {size} bytes, more than statistics need")
+    file.seek(start + offsets[0])
+    data = file.read(size)
+    if len(data) != size:
+        raise PolicyFolderError(f"{path}: cut off; copy it again from where the policy was saved")
+    return data
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The tensors' entries by name, and where the data starts."""
     start = read_head(path, 8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     if not 2 <= length <= MAX_HEADER_BYTES:
@@ -141,7 +180,8 @@ def tensor_names(path: Path) -> list[str]:
         header = json.loads(read_head(path, 8 + length)[8:].decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise PolicyFolderError(f"{path}: corrupt header ({error}); copy it again") from error
-    return [name for name in check(header, dict, f"{path}: header") if name != "__metadata__"]
+    entries = check(header, dict, f"{path}: header")
+    return {name: entry for name, entry in entries.items() if name != "__metadata__"}, 8 + length
 
 
 def read_head(path: Path, size: int) -> bytes:

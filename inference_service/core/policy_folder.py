@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from inference_service.core.errors import PolicyFolderError
-from inference_service.core.files import tensor_names
 from inference_service.core.fingerprint import fingerprint
+from inference_service.core.legacy import is_legacy, legacy_processors
 from inference_service.core.policy_config import PolicyConfig, read_config
 from inference_service.core.processor_files import ProcessorFile, read_processor
 
@@ -20,29 +20,37 @@ CONFIG = "config.json"
 PREPROCESSOR = "policy_preprocessor.json"
 POSTPROCESSOR = "policy_postprocessor.json"
 WEIGHTS = "model.safetensors"
-_LEGACY_KEYS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
 
 
 @dataclass(frozen=True)
 class PolicyFolder:
-    """What LeRobot's ``save_pretrained`` left in a directory, checked. Weights are the backend's to load."""
+    """What LeRobot's ``save_pretrained`` left in a directory, checked. Weights are the backend's to load.
+
+    ``legacy``: the weights also hold the statistics (LeRobot 0.3 or older), from which the processors were made.
+    """
 
     path: Path
     config: PolicyConfig
     preprocessor: ProcessorFile
     postprocessor: ProcessorFile
+    legacy: bool = False
 
     @classmethod
     def load(cls, path: str | Path) -> PolicyFolder:
-        """Read ``config.json``, both processor files and their statistics.
+        """Read ``config.json``, both processor files and their statistics; of a legacy checkpoint those in its weights.
 
         Raises:
             PolicyFolderError: what is missing or wrong; names file, key and fix.
+            MissingStatistics: a legacy checkpoint lacks those of a feature that it normalises.
         """
         folder = Path(path).expanduser()
         _require_policy_directory(folder)
         config = read_config(folder / CONFIG)
-        _require_processors(folder)
+        missing = [name for name in (PREPROCESSOR, POSTPROCESSOR) if not (folder / name).exists()]
+        if len(missing) == 2 and is_legacy(folder / WEIGHTS):
+            return cls(folder, config, *legacy_processors(folder / WEIGHTS, config), legacy=True)
+        if missing:
+            raise PolicyFolderError(_no_processor(folder / missing[0]))
         return cls(folder, config, read_processor(folder / PREPROCESSOR), read_processor(folder / POSTPROCESSOR))
 
     @cached_property
@@ -88,18 +96,8 @@ def _usual_places(folder: Path) -> list[Path]:
     ]
 
 
-def _require_processors(folder: Path) -> None:
-    missing = [name for name in (PREPROCESSOR, POSTPROCESSOR) if not (folder / name).exists()]
-    if not missing:
-        return
-    weights = folder / WEIGHTS
-    if len(missing) == 2 and weights.exists() and any(n.startswith(_LEGACY_KEYS) for n in tensor_names(weights)):
-        raise PolicyFolderError(
-            f"{weights}: a legacy checkpoint (LeRobot 0.3 or older) that keeps its normalisation inside the weights, "
-            f"and {PREPROCESSOR} is missing; running it without would be silently wrong. Migrate it: "
-            f"python -m lerobot.processor.migrate_policy_normalization --pretrained-path {folder}"
-        )
-    raise PolicyFolderError(
-        f"{folder / missing[0]}: no such file; without it inputs or actions would stay unnormalised. Copy it from "
-        "where the policy was saved, or save the processors again (make_pre_post_processors, save_pretrained)"
+def _no_processor(file: Path) -> str:
+    return (
+        f"{file}: no such file; without it inputs or actions would stay unnormalised. Copy it from where the policy "
+        "was saved, or save the processors again (make_pre_post_processors, save_pretrained)"
     )

@@ -147,16 +147,6 @@ def test_missing_processor_file(path: Path, name: str) -> None:
     refused(path, str(path / name), "no such file", "unnormalised")
 
 
-@pytest.mark.parametrize(
-    "key", ["normalize_inputs.buffer_observation_state.mean", "unnormalize_outputs.buffer_action.std"]
-)
-def test_legacy_checkpoint_is_recognised(path: Path, key: str) -> None:
-    for name in (PRE, "policy_postprocessor.json"):
-        (path / name).unlink()
-    save_file({key: np.zeros(6, np.float32)}, path / "model.safetensors")
-    refused(path, "model.safetensors", "legacy checkpoint", "migrate_policy_normalization")
-
-
 def test_new_weights_without_processors_are_not_called_legacy(path: Path) -> None:
     (path / PRE).unlink()
     (path / "policy_postprocessor.json").unlink()

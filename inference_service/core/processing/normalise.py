@@ -33,7 +33,7 @@ from inference_service.core.processor_files import StepEntry
 
 Array = NDArray[Any]
 
-_STATISTICS = {
+STATISTICS = {
     NormMode.MEAN_STD: ("mean", "std"),
     NormMode.MIN_MAX: ("min", "max"),
     NormMode.QUANTILES: ("q01", "q99"),
@@ -111,6 +111,7 @@ class _Normalisation(ProcessorStep):
             raise PolicyFolderError(f"{entry.where}.eps: {eps!r:.40} must be a finite number")
         if only is not None:
             only = check(only, list, f"{entry.where}.normalize_observation_keys")
+        _require_listed(entry, features, own, modes, only)
         norms = {}
         for name, kind in _normalised(own, features, only).items():
             mode = modes.get(kind, NormMode.IDENTITY)
@@ -151,8 +152,26 @@ def _normalised(
     return touched
 
 
+def _require_listed(
+    entry: StepEntry,
+    flowing: Mapping[str, Feature],
+    own: Mapping[str, Feature],
+    modes: Mapping[FeatureType, NormMode],
+    only: list[str] | None,
+) -> None:
+    """Refuse to leave an input alone whose type the step normalises, only because the step does not list it."""
+    for name, feature in flowing.items():
+        mode = modes.get(feature.type, NormMode.IDENTITY)
+        if mode is not NormMode.IDENTITY and name != ACTION and name not in own and only is None:
+            raise MissingStatistics(
+                f"{entry.where}.features: '{name}' is not listed, although {feature.type.value} is normalised by "
+                f"{mode.value}; it lists {', '.join(own) or 'nothing'}. (LeRobot's migration of old checkpoints writes "
+                "a dot for every '_' in a name.) Save the processors again with this policy's own features"
+            )
+
+
 def _feature_norm(entry: StepEntry, feature: Feature, mode: NormMode, eps: float) -> FeatureNorm:
-    low, high = (_statistic(entry, feature, mode, name) for name in _STATISTICS[mode])
+    low, high = (_statistic(entry, feature, mode, name) for name in STATISTICS[mode])
     return FeatureNorm(mode, low, high, eps)
 
 
