@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from inference_service.backends.compiled import acl_codes
@@ -57,6 +58,18 @@ class _Runtime:
 _runtime = _Runtime()
 
 
+@contextmanager
+def runtime_kept() -> Iterator[None]:
+    """Inside, the runtime is not finalized, even when its last context goes."""
+    with _runtime.lock:
+        acl = _runtime.retain()
+    try:
+        yield
+    finally:
+        with _runtime.lock:
+            _runtime.release(acl)
+
+
 class AclContext:
     """A context of one device, and everything allocated in it. Not thread-safe; usable from any thread.
 
@@ -66,6 +79,7 @@ class AclContext:
 
     def __init__(self, device_id: int = 0) -> None:
         self.device_id = device_id
+        self.failed = False
         self._handle = 0
         self._owned: list[tuple[str, Callable[[], int]]] = []
         self._closed = False
@@ -100,8 +114,9 @@ class AclContext:
         self.check(self.acl.rt.set_context(self._handle), "acl.rt.set_context")
 
     def check(self, code: int, call: str, error: type[BackendError] = InferenceFailed) -> None:
-        """Raise ``error`` when ``code``, which ``call`` returned, is not success."""
+        """Raise ``error``, and remember that this context ``failed``, when ``code`` of ``call`` is not success."""
         if code != acl_codes.SUCCESS:
+            self.failed = True
             raise error(_complaint(self.acl, call, code))
 
     def own(self, what: str, release: Callable[[], int]) -> None:

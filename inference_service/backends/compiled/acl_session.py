@@ -1,7 +1,8 @@
-"""``OMRuntimeSession``: one ``.om`` on an Ascend chip through pyACL."""
+"""Sessions on an Ascend chip through pyACL: what they share, and ``OMRuntimeSession`` for a single ``.om``."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,51 +10,106 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from inference_service.backends.compiled.acl_model import AclModel
-from inference_service.backends.compiled.acl_runtime import AclContext
+from inference_service.backends.compiled.acl_runtime import AclContext, runtime_kept
 from inference_service.backends.compiled.matching import bind
-from inference_service.core.errors import InferenceFailed
+from inference_service.backends.compiled.restarts import RestartBudget
+from inference_service.core.errors import BackendError, InferenceFailed
 
 if TYPE_CHECKING:
     from inference_service.backends.compiled.session import TensorSpec
     from inference_service.backends.compiled.sidecar import Sidecar
 
+_MAX_RESTARTS, _RESTART_WINDOW_S = 3, 60.0
+_log = logging.getLogger(__name__)
 
-class OMRuntimeSession:
-    """See :class:`~.session.RuntimeSession`. Buffers are allocated at load and reused.
+
+class AclSession:
+    """See :class:`~.session.RuntimeSession`. Models are loaded into a context of their own, buffers allocated once.
+
+    After a call of pyACL failed nothing in the context can be relied on: before the next request it is released and
+    the models are loaded again, at most three times a minute. The failed request is not repeated.
 
     Raises:
         BackendUnavailable: CANN or the device is not here.
-        ModelLoadFailed: the artifact does not load, or is not what the sidecar declares.
+        ModelLoadFailed: an artifact does not load, or is not what the sidecar declares.
     """
 
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    versions: Mapping[str, str]
+
     def __init__(self, sidecar: Sidecar, device_id: int = 0) -> None:
+        self._sidecar = sidecar
+        self._device_id = device_id
         self._lock = threading.Lock()
-        self._context = AclContext(device_id)
         self._closed = False
+        self._budget = RestartBudget(_MAX_RESTARTS, _RESTART_WINDOW_S)
+        self._context: AclContext | None = self._start()
+
+    def _start(self) -> AclContext:
+        context = AclContext(self._device_id)
         try:
-            self._context.bind()
-            self._model = AclModel(self._context, sidecar.artifacts["policy"].path)
-            declared = sidecar.bindings_of("policy")
-            where = f"{sidecar.file} and {self._model.path.name}"
-            self.inputs: tuple[TensorSpec, ...] = bind(self._model.inputs, declared.inputs, where)
-            self.outputs: tuple[TensorSpec, ...] = bind(self._model.outputs, declared.outputs, where)
-            self._model.allocate()
-            self.versions: Mapping[str, str] = self._context.versions
+            context.bind()
+            self._load(context)
+            self.versions = context.versions
         except BaseException:
-            self.close()
+            context.close()
             raise
+        return context
+
+    def _load(self, context: AclContext) -> None:
+        """Load into ``context``, which is bound, and set ``inputs`` and ``outputs``."""
+        raise NotImplementedError
+
+    def _forward(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """One forward pass; the context is bound."""
+        raise NotImplementedError
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         with self._lock:
             if self._closed:
                 raise InferenceFailed("this session was closed")
+            if self._context is None or self._context.failed:
+                self._restart()
+            assert self._context is not None
             self._context.bind()
-            for index, array in enumerate(inputs):
-                self._model.write(index, array)
-            self._model.execute()
-            return [self._model.read(index) for index in range(len(self.outputs))]
+            return self._forward(inputs)
+
+    def _restart(self) -> None:
+        if not self._budget.spend():
+            raise InferenceFailed(f"the device failed and had its {self._budget}; it is tried again later")
+        _log.warning("a call of pyACL failed before: releasing device %d and loading again", self._device_id)
+        # init after finalize is not safe on every CANN.
+        with runtime_kept():
+            context, self._context = self._context, None
+            if context is not None:
+                context.close()
+            try:
+                self._context = self._start()
+            except BackendError as error:
+                raise InferenceFailed(f"the device failed, and so did loading again: {error}") from error
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            self._context.close()
+            context, self._context = self._context, None
+            if context is not None:
+                context.close()
+
+
+class OMRuntimeSession(AclSession):
+    """One ``.om``."""
+
+    def _load(self, context: AclContext) -> None:
+        model = self._model = AclModel(context, self._sidecar.artifacts["policy"].path)
+        declared = self._sidecar.bindings_of("policy")
+        where = f"{self._sidecar.file} and {model.path.name}"
+        self.inputs = bind(model.inputs, declared.inputs, where)
+        self.outputs = bind(model.outputs, declared.outputs, where)
+        model.allocate()
+
+    def _forward(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        for index, array in enumerate(inputs):
+            self._model.write(index, array)
+        self._model.execute()
+        return [self._model.read(index) for index in range(len(self.outputs))]

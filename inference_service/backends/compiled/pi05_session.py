@@ -11,8 +11,7 @@ What the action expert returns, the next ``x_t`` or a velocity, its graph does n
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,11 @@ from numpy.typing import NDArray
 
 from inference_service.backends.compiled.acl_model import AclModel
 from inference_service.backends.compiled.acl_runtime import AclContext
+from inference_service.backends.compiled.acl_session import AclSession
 from inference_service.backends.compiled.matching import bind
 from inference_service.backends.compiled.pi05_adapter import NOISE
 from inference_service.backends.compiled.sidecar import Denoising
-from inference_service.core.errors import InferenceFailed, ModelLoadFailed
+from inference_service.core.errors import ModelLoadFailed
 
 if TYPE_CHECKING:
     from inference_service.backends.compiled.session import TensorSpec
@@ -34,8 +34,8 @@ DEFAULT_STEPS = 10
 _log = logging.getLogger(__name__)
 
 
-class PI05OMRuntimeSession:
-    """See :class:`~.session.RuntimeSession`. ``inputs`` are those of the VLM and, last, the noise.
+class PI05OMRuntimeSession(AclSession):
+    """``inputs`` are those of the VLM and, last, the noise.
 
     ``steps``: of equal length, where the sidecar gives no timesteps. Without a ``denoising`` section the action expert
     is taken to make the Euler step itself, as the first exporters had it.
@@ -46,34 +46,26 @@ class PI05OMRuntimeSession:
     """
 
     def __init__(self, sidecar: Sidecar, device_id: int = 0, steps: int = DEFAULT_STEPS) -> None:
-        self._lock = threading.Lock()
-        self._closed = False
         self._denoising = sidecar.denoising or _assumed(sidecar)
         self._times = np.asarray(self._denoising.timesteps or np.linspace(1.0, 0.0, steps + 1), np.float64)
-        self._context = AclContext(device_id)
-        try:
-            self._context.bind()
-            self._load(sidecar)
-            self.versions: Mapping[str, str] = self._context.versions
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(sidecar, device_id)
 
-    def _load(self, sidecar: Sidecar) -> None:
-        vlm = self._vlm = AclModel(self._context, sidecar.artifacts["vlm"].path)
-        expert = self._expert = AclModel(self._context, sidecar.artifacts["action_expert"].path)
-        declared = {role: sidecar.bindings_of(role) for role in sidecar.artifacts}
-        vlm_inputs = bind(vlm.inputs, declared["vlm"].inputs, f"{sidecar.file} and {vlm.path.name}")
-        bind(vlm.outputs, declared["vlm"].outputs, f"{sidecar.file} and {vlm.path.name}")
-        bind(expert.inputs, declared["action_expert"].inputs, f"{sidecar.file} and {expert.path.name}")
-        self.outputs = bind(expert.outputs, declared["action_expert"].outputs, f"{sidecar.file} and {expert.path.name}")
+    def _load(self, context: AclContext) -> None:
+        vlm = self._vlm = AclModel(context, self._sidecar.artifacts["vlm"].path)
+        expert = self._expert = AclModel(context, self._sidecar.artifacts["action_expert"].path)
+        vlm_inputs, _ = self._bound("vlm", vlm)
+        _, self.outputs = self._bound("action_expert", expert)
         self._linked = len(vlm.outputs)
         self._check_fit()
         if self._denoising.model_output == "velocity":
             self.outputs = (replace(self.outputs[0], dtype=np.dtype(np.float32)),)
-        self.inputs: tuple[TensorSpec, ...] = (*vlm_inputs, replace(expert.inputs[-1], name=NOISE))
+        self.inputs = (*vlm_inputs, replace(expert.inputs[-1], name=NOISE))
         vlm.allocate()
         expert.allocate(dict(enumerate(vlm.output_memory)))
+
+    def _bound(self, role: str, model: AclModel) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        declared, where = self._sidecar.bindings_of(role), f"{self._sidecar.file} and {model.path.name}"
+        return bind(model.inputs, declared.inputs, where), bind(model.outputs, declared.outputs, where)
 
     def _check_fit(self) -> None:
         """The action expert takes what the VLM gives, then ``time`` and ``x_t``, and gives one tensor like ``x_t``."""
@@ -95,16 +87,12 @@ class PI05OMRuntimeSession:
         if len(self.outputs) != 1 or (answer.shape, answer.dtype) != (noise.shape, noise.dtype):
             raise ModelLoadFailed(f"{where}: the output {answer} is not like the input {noise}")
 
-    def run(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        with self._lock:
-            if self._closed:
-                raise InferenceFailed("this session was closed")
-            self._context.bind()
-            *prefix, noise = inputs
-            for index, array in enumerate(prefix):
-                self._vlm.write(index, array)
-            self._vlm.execute()
-            return [self._denoise(noise)]
+    def _forward(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        *prefix, noise = inputs
+        for index, array in enumerate(prefix):
+            self._vlm.write(index, array)
+        self._vlm.execute()
+        return [self._denoise(noise)]
 
     def _denoise(self, noise: NDArray[Any]) -> NDArray[Any]:
         expert, time, x_t = self._expert, self._linked, self._linked + 1
@@ -123,11 +111,6 @@ class PI05OMRuntimeSession:
             if not integrates:
                 state += np.float32(later - now) * expert.read(0).astype(np.float32)
         return expert.read(0) if integrates else state
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            self._context.close()
 
 
 def _assumed(sidecar: Sidecar) -> Denoising:

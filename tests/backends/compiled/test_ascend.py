@@ -119,13 +119,42 @@ def test_a_runtime_that_another_library_initialised_is_left_to_it(acl: Any, tmp_
     assert acl.finalize() == 0
 
 
-def test_a_failed_inference_is_a_typed_error_and_the_next_one_works(acl: Any, tmp_path: Path) -> None:
+def test_after_a_failed_call_the_models_are_loaded_again_and_the_next_request_works(acl: Any, tmp_path: Path) -> None:
     policy = open_policy(make_act(tmp_path / "policy"))
-    for function, code in (("mdl.execute", 507015), ("rt.memcpy", 107000), ("rt.set_context", 107002)):
+    for loads, (function, code) in enumerate(
+        (("mdl.execute", 507015), ("rt.memcpy", 107000), ("rt.set_context", 107002)), start=2
+    ):
         acl.simulator.fail(function, 1, code)
         with pytest.raises(InferenceFailed, match=rf"acl\.{function} returned {code}.*fault injected"):
             policy.predict_action_chunk(act_batch())
-        assert policy.predict_action_chunk(act_batch()).shape == (CHUNK, DIM)
+        np.testing.assert_allclose(policy.predict_action_chunk(act_batch()), act_answer(act_batch()), rtol=1e-5)
+        assert acl.simulator.calls["mdl.load_from_file"] == loads
+    assert acl.simulator.calls["init"] == 1, "init after finalize is not safe on every CANN"
+    policy.close()
+
+
+def test_a_device_that_keeps_failing_is_left_alone_for_a_while(acl: Any, tmp_path: Path) -> None:
+    policy = open_policy(make_pi05(tmp_path / "policy"))
+    acl.simulator.fail("mdl.execute", 1, 507901)
+    with pytest.raises(InferenceFailed, match="507901 HDC_DISCONNECT"):
+        policy.predict_action_chunk(pi05_batch())
+    for _ in range(3):
+        acl.simulator.fail("rt.set_device", 1, 507033)
+        with pytest.raises(InferenceFailed, match=r"so did loading again.*507033"):
+            policy.predict_action_chunk(pi05_batch())
+    calls = dict(acl.simulator.calls)
+    with pytest.raises(InferenceFailed, match="had its 3 restarts in 60 s"):
+        policy.predict_action_chunk(pi05_batch())
+    assert acl.simulator.calls == calls
+    policy.close()
+
+
+def test_a_bad_input_is_no_fault_of_the_device(acl: Any, tmp_path: Path) -> None:
+    policy = open_policy(make_act(tmp_path / "policy"))
+    with pytest.raises(InferenceFailed, match=STATE):
+        policy.predict_action_chunk(act_batch() | {STATE: np.zeros((1, 5), np.float32)})
+    assert policy.predict_action_chunk(act_batch()).shape == (CHUNK, DIM)
+    assert acl.simulator.calls["mdl.load_from_file"] == 1
     policy.close()
 
 
