@@ -49,6 +49,8 @@ class Ros2Control(OpenSection):
     joint_names: Names = ()
     velocity_joints: Names = ()
     """Joints driven by speed, such as wheels."""
+    base_vel_max_rad: Annotated[float, Field(ge=0)] = 0.0
+    """Speed of ``velocity_joints`` that LeRobot calls 100, rad/s. 0: their speeds have no motor unit."""
     gripper_joints: Names = ()
     calib_file: str | None = None
     """LeRobot calibration, for policies in LeRobot's motor units. May hold ``$(env …)``."""

@@ -1,9 +1,10 @@
 """LeRobot's motor units and the robot's radians.
 
 LeRobot writes a joint as a share of its calibrated range, ros2_control as radians. A calibration file (LeRobot's
-``MotorCalibration`` as JSON, one object per joint) holds the range in encoder ticks, ``range_min`` to ``range_max``, of
-4096 to a turn, with 2048 at 0 rad: ``rad = (ticks - 2048) * 2 pi / 4096``. Then, as in IB-Robot's ``robot_config.utils``
-(``build_joint_conversion_table``) and LeRobot's ``MotorsBus._normalize``, with ``lo`` and ``hi`` the ends of the range:
+``MotorCalibration`` as JSON, one object per joint) holds the range in encoder ticks, ``range_min`` to ``range_max``,
+of 4096 to a turn, with 2048 at 0 rad: ``rad = (ticks - 2048) * 2 pi / 4096``. With ``lo`` and ``hi`` the ends of the
+range, and as in IB-Robot's ``robot_config.utils.build_joint_conversion_table`` and LeRobot's
+``MotorsBus._normalize``:
 
 ==================  =============================================================================
 range_m100_100      ``(ticks - lo) / (hi - lo) * 200 - 100``; a gripper: ``(ticks - lo) / (hi - lo) * 100``
@@ -11,16 +12,17 @@ degrees             ``(ticks - (lo + hi) / 2) * 360 / 4095`` (sic: LeRobot divid
 none                radians, unchanged
 ==================  =============================================================================
 
-Base velocity joints (wheels, rad/s) go from ±``base_vel_max_rad`` to ±100 in both modes, as IB-Robot's policy node does.
+Base velocity joints (wheels, rad/s) go from ±``base_vel_max_rad`` to ±100 in both modes, as in IB-Robot's policy node.
 
 As there, nothing is clipped: a joint beyond its calibrated range gives a value beyond ±100, which the policy's
-statistics take as they come, and an action beyond it gives radians beyond the range, which the dispatcher's joint limits
-clamp and count. ``drive_mode`` and ``homing_offset`` are not read: both are the driver's business, whose radians are of
-the ticks that the range is written in.
+statistics take as it comes; an action beyond it gives radians beyond the range, which the dispatcher's joint limits
+clamp and count. ``drive_mode`` and ``homing_offset`` are not read: both are the driver's business, whose radians are
+of the ticks that the range is written in.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +32,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from inference_service.core.errors import CalibrationError, PolicyFolderError
-from inference_service.core.files import read_json_object
+from inference_service.core.errors import CalibrationError
 
 NormMode = Literal["range_m100_100", "degrees", "none"]
 Float64 = NDArray[np.float64]
@@ -53,7 +54,7 @@ class TickRange:
 
 @dataclass(frozen=True)
 class UnitScale:
-    """A value's line from radians (or rad/s) to motor units: ``rad_low`` is ``offset``, ``rad_high`` is ``offset + span``."""
+    """Radians (or rad/s) to motor units along a line: ``rad_low`` is ``offset``, ``rad_high`` is ``offset + span``."""
 
     rad_low: float
     rad_high: float
@@ -108,12 +109,18 @@ def read_calibration(path: Path, joints: Iterable[str], where: str) -> Calibrati
     """The ranges of ``joints`` in a LeRobot calibration file; ``where`` says who named the file.
 
     Raises:
-        CalibrationError: the file cannot be read, lacks a joint or a key, or a range is none; names file, joint and key.
+        CalibrationError: the file cannot be read, lacks a joint or key, or a range is none; names file, joint, key.
     """
     try:
-        data = read_json_object(path)
-    except PolicyFolderError as error:
-        raise CalibrationError(f"{where}: calibration file {error}") from error
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CalibrationError(
+            f"{where}: no calibration file {path}; calibrate the robot or copy its file there"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CalibrationError(f"{where}: calibration file {path} is not readable JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CalibrationError(f"{where}: calibration file {path} holds a {type(data).__name__}, not joints by name")
     return {joint: _tick_range(path, data, joint) for joint in joints}
 
 

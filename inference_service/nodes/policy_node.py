@@ -1,8 +1,8 @@
 """``act_inference_node``: the device's node, in both modes.
 
-A goal names a stamp; the node samples the robot's streams at that stamp, preprocesses, infers (in this
-process when monolithic, over the wire when distributed), postprocesses and answers with a chunk in robot
-units. The dispatcher cannot tell the modes apart.
+A goal names a stamp; the node samples the robot's streams at that stamp, puts the state into the policy's motor units,
+preprocesses, infers (in this process when monolithic, over the wire when distributed), postprocesses and answers with
+a chunk in robot units. The dispatcher cannot tell the modes apart.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import Any, Literal
 import numpy as np
 
 from inference_service.core.errors import InferenceServiceError
+from inference_service.core.motor_units import NormMode
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.postprocessor import TensorPostprocessor
 from inference_service.core.preprocessor import TensorPreprocessor
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_to_ns
+from inference_service.nodes.motor_units import motor_units
 from inference_service.nodes.observations import ObservationSampler
 from inference_service.nodes.policy_runner import Answer, LocalRunner, RemoteRunner, Runner
 from inference_service.nodes.runtime import NodeParameters, monotonic_ms, run_node
@@ -40,7 +42,7 @@ class PolicyParameters(NodeParameters):
     checkpoint: str
     robot_config_path: str
     control_mode: str = ""
-    lerobot_norm_mode: str = "none"
+    lerobot_norm_mode: NormMode = "none"
     device: str = "auto"
     execution_mode: Literal["monolithic", "distributed"] = "monolithic"
     request_timeout: float = 5.0
@@ -56,11 +58,12 @@ class PolicyNode:
         self._node = node
         self._parameters = parameters
         self._logger = logging.getLogger(node.name)
-        _refuse_unit_conversion(parameters.lerobot_norm_mode)
         self._folder = PolicyFolder.load(parameters.checkpoint)
         config = self._folder.config
         robot = load_robot_config(parameters.robot_config_path)
         specs = robot.contract.select(config.input_features)
+        self._units = motor_units(robot, specs, parameters.lerobot_norm_mode)
+        self._logger.info("Motor units: %s", self._units.description)
         self._preprocessor = TensorPreprocessor(self._folder)
         self._postprocessor = TensorPostprocessor(self._folder)
         self._count = 0
@@ -129,7 +132,7 @@ class PolicyNode:
     def _infer(self, goal: ServerGoal, started: float) -> tuple[Any, dict[str, float]]:
         request = goal.request
         stamp = stamp_to_ns(request.obs_timestamp) or self._node.now_ns()
-        observation = self._sampler.sample(stamp)
+        observation = self._units.observation(self._sampler.sample(stamp))
         if request.prompt:
             observation["task"] = request.prompt
         sampled = monotonic_ms()
@@ -137,7 +140,7 @@ class PolicyNode:
         preprocessed = monotonic_ms()
         answer: Answer = self._runner.run(prepared.batch, request.prompt or None, stamp)
         inferred = monotonic_ms()
-        actions = self._postprocessor(answer.action, prepared.context)
+        actions = self._units.actions(self._postprocessor(answer.action, prepared.context))
         done = monotonic_ms()
         timing = dict.fromkeys(STAGES, 0.0)
         timing.update(
@@ -230,13 +233,6 @@ class PolicyNode:
 def _gist(text: str) -> str:
     """``text`` without its figures, so that an error whose age counts up is told once."""
     return "".join(c for c in text if not c.isdigit())
-
-
-def _refuse_unit_conversion(mode: str) -> None:
-    if mode != "none":
-        raise InferenceServiceError(
-            f"lerobot_norm_mode {mode!r} is not supported yet: train in the robot's own units and set it to none"
-        )
 
 
 def _result(actions: Any, message: str, latency_ms: float) -> Message:
