@@ -60,6 +60,11 @@ def test_p3_a_command_that_must_not_leave(value: float, words: str) -> None:
     assert "joint 3" in found["P3"]
 
 
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_p3_a_joint_without_limits_still_needs_a_finite_command(value: float) -> None:
+    assert f"sent {value}" in verdicts([Command(0.0, "/base/commands", (value,))])["P3"]
+
+
 def test_p4_a_tick_that_comes_late_too_often() -> None:
     assert "62.0 ms, 60.0 ms allowed" in verdicts([*good_run(11), dispatcher(11.0, tick_p99_ms=62.0)])["P4"]
 
