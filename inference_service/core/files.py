@@ -18,6 +18,7 @@ from inference_service.core.errors import PolicyFolderError
 MAX_JSON_BYTES = 4 * 2**20
 MAX_STATE_BYTES = 64 * 2**20
 MAX_HEADER_BYTES = 32 * 2**20
+_COPY_BYTES = 2**20
 
 # https://github.com/huggingface/safetensors#format; BF16 has no numpy type and is widened to float32.
 _DTYPES = {
@@ -155,15 +156,58 @@ def read_some_tensors(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any
     return found
 
 
+def copy_tensors(path: Path, target: Path, leave_out: tuple[str, ...]) -> None:
+    """Write the safetensors file ``path`` to ``target`` without tensors whose names start with one of ``leave_out``,
+    piece by piece: it may be larger than the memory.
+
+    Raises:
+        PolicyFolderError: missing or corrupt.
+    """
+    header, start = _header(path)
+    entries = {name: check(entry, dict, f"{path}: tensor '{name}'") for name, entry in header.items()}
+    kept = {name: dict(entry) for name, entry in entries.items() if not name.startswith(leave_out)}
+    ranges, end = [], 0
+    for name, entry in kept.items():
+        first, last = _range(path, name, entry)
+        ranges.append((start + first, last - first))
+        entry["data_offsets"] = [end, end := end + last - first]
+    text = json.dumps(kept | {"__metadata__": {"format": "pt"}}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("rb") as source, target.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for offset, size in ranges:
+            source.seek(offset)
+            _copy(source, file, size, path)
+
+
+def _copy(source: BinaryIO, target: BinaryIO, size: int, path: Path) -> None:
+    while size:
+        piece = source.read(min(size, _COPY_BYTES))
+        if not piece:
+            raise PolicyFolderError(f"{path}: cut off; copy it again from where the policy was saved")
+        target.write(piece)
+        size -= len(piece)
+
+
+def _range(path: Path, name: str, entry: Mapping[str, Any]) -> tuple[int, int]:
+    """Where the tensor's bytes begin and end, from the start of the data."""
+    where = f"{path}: tensor '{name}'"
+    offsets = [check(offset, int, where) for offset in get(entry, "data_offsets", list, where)]
+    if len(offsets) != 2 or not 0 <= offsets[0] <= offsets[1]:
+        raise PolicyFolderError(f"{where}: corrupt; copy the file again from where the policy was saved")
+    return offsets[0], offsets[1]
+
+
 def _data(path: Path, name: str, entry: Mapping[str, Any], file: BinaryIO, start: int) -> bytes:
     where = f"{path}: tensor '{name}'"
-    shape, offsets = get(entry, "shape", list, where), get(entry, "data_offsets", list, where)
+    shape = get(entry, "shape", list, where)
+    first, last = _range(path, name, entry)
     size = _SIZES.get(get(entry, "dtype", str, where), 0) * math.prod(check(n, int, where) for n in shape)
-    if len(offsets) != 2 or check(offsets[1], int, where) - check(offsets[0], int, where) != size or offsets[0] < 0:
+    if last - first != size:
         raise PolicyFolderError(f"{where}: corrupt; copy the file again from where the policy was saved")
     if size > MAX_STATE_BYTES:
         raise PolicyFolderError(f"{where}: has {size} bytes, more than statistics need")
-    file.seek(start + offsets[0])
+    file.seek(start + first)
     data = file.read(size)
     if len(data) != size:
         raise PolicyFolderError(f"{path}: cut off; copy it again from where the policy was saved")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from inference_service.core.batch import Feature
 from inference_service.core.errors import MissingStatistics, PolicyFolderError
-from inference_service.core.files import read_some_tensors, tensor_names
+from inference_service.core.files import copy_tensors, read_some_tensors, tensor_names
 from inference_service.core.policy_config import ACTION, NormMode, PolicyConfig
 from inference_service.core.processing.normalise import STATISTICS
 from inference_service.core.processor_files import ProcessorFile, StepEntry
@@ -37,6 +37,15 @@ def is_legacy(weights: Path) -> bool:
         PolicyFolderError: the file is corrupt.
     """
     return weights.exists() and any(name.startswith(_PREFIXES) for name in tensor_names(weights))
+
+
+def write_without_statistics(weights: Path, target: Path) -> None:
+    """``weights`` as today's policy classes expect them.
+
+    Raises:
+        PolicyFolderError: the file is corrupt.
+    """
+    copy_tensors(weights, target, leave_out=_PREFIXES)
 
 
 def legacy_processors(weights: Path, config: PolicyConfig) -> tuple[ProcessorFile, ProcessorFile]:

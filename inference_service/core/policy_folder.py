@@ -12,7 +12,7 @@ from pathlib import Path
 
 from inference_service.core.errors import PolicyFolderError
 from inference_service.core.fingerprint import fingerprint
-from inference_service.core.legacy import is_legacy, legacy_processors
+from inference_service.core.legacy import is_legacy, legacy_processors, write_without_statistics
 from inference_service.core.policy_config import PolicyConfig, read_config
 from inference_service.core.processor_files import ProcessorFile, read_processor
 
@@ -63,7 +63,8 @@ class PolicyFolder:
         """A temporary directory like this one, whose ``config.json`` names ``device`` (``cpu``, ``cuda:0``…).
 
         It also names no backbone weights to start from: LeRobot would download them although the policy's own
-        are at hand. Every other file is a link. The policy's directory is not touched.
+        are at hand. Every other file is a link, but the weights of a legacy checkpoint: they are written without the
+        statistics, which today's policy classes do not know. The policy's directory is not touched.
         """
         config = dict(self.config.raw) | {"device": device}
         if "pretrained_backbone_weights" in config:
@@ -71,7 +72,9 @@ class PolicyFolder:
         with tempfile.TemporaryDirectory(prefix="policy-") as name:
             copy = Path(name)
             for entry in self.path.resolve().iterdir():
-                if entry.name != CONFIG:
+                if self.legacy and entry.name == WEIGHTS:
+                    write_without_statistics(entry, copy / WEIGHTS)
+                elif entry.name != CONFIG:
                     (copy / entry.name).symlink_to(entry, target_is_directory=entry.is_dir())
             (copy / CONFIG).write_text(json.dumps(config, indent=4), encoding="utf-8")
             yield copy

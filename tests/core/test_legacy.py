@@ -75,6 +75,45 @@ def test_the_fingerprint_sees_the_statistics_inside(tmp_path: Path) -> None:
     assert first != PolicyFolder.load(make_legacy(tmp_path / "fourth", norm="MIN_MAX")).fingerprint
 
 
+def test_the_copy_that_a_backend_loads_holds_the_weights_alone(tmp_path: Path) -> None:
+    path = make_legacy(tmp_path / "legacy")
+    tensors = load_file(path / WEIGHTS)
+    tensors |= {"a.weight": np.arange(7, dtype=np.int8), "z": np.arange(12, dtype=np.float32).reshape(3, 4)}
+    save_file(tensors, path / WEIGHTS)
+    before = (path / WEIGHTS).read_bytes()
+    with PolicyFolder.load(path).runtime_config_copy("cpu") as copy:
+        found = load_file(copy / WEIGHTS)
+    assert set(found) == {"model.bias", "a.weight", "z"}
+    assert all(np.array_equal(found[name], tensors[name]) for name in found)
+    assert (path / WEIGHTS).read_bytes() == before
+    (path / WEIGHTS).write_bytes(before[:-30])
+    with pytest.raises(PolicyFolderError, match=f"{WEIGHTS}: cut off"):
+        PolicyFolder.load(path).runtime_config_copy("cpu").__enter__()
+
+
+def test_lerobots_policy_of_a_legacy_checkpoint_answers_as_its_migrated_twin(tmp_path: Path) -> None:
+    pytest.importorskip("lerobot")
+    from inference_service.backends.lerobot_torch import load_lerobot_policy
+    from tests.policies import make_act_folder
+
+    twin = make_act_folder(tmp_path / "twin", cameras=CAMERAS, dim_model=16)
+    legacy = make_legacy(tmp_path / "legacy")
+    save_file(load_file(twin / WEIGHTS) | load_file(legacy / WEIGHTS), legacy / WEIGHTS)
+    edit_weights(legacy, {"model.bias": None})
+    (legacy / "config.json").write_text((twin / "config.json").read_text())
+    import torch
+
+    answers = []
+    for path in (twin, legacy):
+        folder = PolicyFolder.load(path)
+        batch = TensorPreprocessor(folder)(make_observation(cameras=CAMERAS)).batch
+        policy = load_lerobot_policy(folder, "cpu", strict=True)
+        with torch.no_grad():
+            chunk = policy.predict_action_chunk({k: torch.from_numpy(materialise(v)) for k, v in batch.items()})
+        answers.append(TensorPostprocessor(folder)(chunk[0].numpy()))
+    assert np.array_equal(*answers)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
