@@ -17,12 +17,10 @@ import numpy as np
 from inference_service.core.errors import InferenceServiceError
 from inference_service.core.motor_units import NormMode
 from inference_service.core.policy_folder import PolicyFolder
-from inference_service.core.postprocessor import TensorPostprocessor
-from inference_service.core.preprocessor import TensorPreprocessor
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_to_ns
 from inference_service.nodes.motor_units import motor_units
 from inference_service.nodes.observations import ObservationSampler
-from inference_service.nodes.policy_runner import Answer, LocalRunner, RemoteRunner, Runner
+from inference_service.nodes.policy_runner import LocalRunner, RemoteRunner, Runner
 from inference_service.nodes.runtime import NodeParameters, monotonic_ms, run_node
 from inference_service.transport.protocol import GoalStatus, Message, Node, ServerGoal
 from inference_service.wire.interfaces import get_message
@@ -64,8 +62,6 @@ class PolicyNode:
         specs = robot.contract.select(config.input_features)
         self._units = motor_units(robot, specs, parameters.lerobot_norm_mode)
         self._logger.info("Motor units: %s", self._units.description)
-        self._preprocessor = TensorPreprocessor(self._folder)
-        self._postprocessor = TensorPostprocessor(self._folder)
         self._count = 0
         self._failed = 0
         self._last_error = ""
@@ -102,7 +98,7 @@ class PolicyNode:
             self._logger.info(
                 "Distributed mode: publishing to %s, subscribed to %s", p.cloud_inference_topic, p.cloud_result_topic
             )
-            return RemoteRunner(self._node, self._folder.fingerprint, p, self._diagnostics.publish_now)
+            return RemoteRunner(self._node, self._folder, p, self._diagnostics.publish_now)
         return LocalRunner(self._folder, p.device, p.threads, self._logger, self._diagnostics.publish_now)
 
     def _serve(self, alias: str | None) -> list[Any]:
@@ -136,20 +132,10 @@ class PolicyNode:
         if request.prompt:
             observation["task"] = request.prompt
         sampled = monotonic_ms()
-        prepared = self._preprocessor(observation)
-        preprocessed = monotonic_ms()
-        answer: Answer = self._runner.run(prepared.batch, request.prompt or None, stamp)
-        inferred = monotonic_ms()
-        actions = self._units.actions(self._postprocessor(answer.action, prepared.context))
-        done = monotonic_ms()
+        answer = self._runner.run(observation, stamp)
+        actions = self._units.actions(answer.actions)
         timing = dict.fromkeys(STAGES, 0.0)
-        timing.update(
-            answer.timing_ms,
-            total=done - started,
-            sample=sampled - started,
-            preprocess=preprocessed - sampled,
-            postprocess=done - inferred,
-        )
+        timing.update(answer.timing_ms, sample=sampled - started, total=monotonic_ms() - started)
         return actions, timing
 
     def _succeed(self, timing: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Where a prepared batch becomes a chunk: in this process, or behind the wire."""
+"""Where an observation becomes a chunk: all in this process, or with the engine behind the wire."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from inference_service.backends.registry import load_policy, require_known
-from inference_service.core.batch import Batch, Float32
+from inference_service.core.batch import Float32, Observation
+from inference_service.core.coordinator import InferenceCoordinator
 from inference_service.core.engine import PureInferenceEngine
 from inference_service.core.errors import EngineUnavailable, InferenceServiceError
 from inference_service.core.policy_folder import PolicyFolder
+from inference_service.core.postprocessor import TensorPostprocessor
+from inference_service.core.preprocessor import TensorPreprocessor
 from inference_service.nodes.engine_client import EngineClient
-from inference_service.nodes.runtime import yield_to_control
+from inference_service.nodes.runtime import monotonic_ms, yield_to_control
 from inference_service.transport.protocol import Node
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A normalised chunk, float32 (chunk, action_dim), and the stages between (ms): wire, queue, decode,
-    inference, encode; those that do not apply are absent."""
+    """A chunk in the policy's units, float32 (chunk, action_dim), and its stages (ms): preprocess, wire, queue,
+    decode, inference, encode, postprocess; those that do not apply are absent."""
 
-    action: Float32
+    actions: Float32
     timing_ms: dict[str, float]
 
 
 class Runner(Protocol):
-    def run(self, batch: Batch, prompt: str | None, obs_stamp_ns: int) -> Answer:
+    def run(self, observation: Observation, obs_stamp_ns: int) -> Answer:
         """Raises an :class:`InferenceServiceError`; returns within the request's deadline when distributed."""
         ...
 
@@ -55,7 +58,10 @@ class LocalRunner:
         on_change: Callable[[], None],
     ) -> None:
         require_known(device, folder)
+        self._preprocessor = TensorPreprocessor(folder)
+        self._postprocessor = TensorPostprocessor(folder)
         self._engine: PureInferenceEngine | None = None
+        self._coordinator: InferenceCoordinator | None = None
         self._problem: str | None = "engine is LOADING"
         self._logger = logger
         self._on_change = on_change
@@ -75,15 +81,16 @@ class LocalRunner:
             self._problem = f"engine is FAULT: {error}"
         else:
             spec = engine.spec
+            self._coordinator = InferenceCoordinator(self._preprocessor, engine, self._postprocessor)
             self._engine, self._problem = engine, None
             self._logger.info("Engine loaded: %s on %s (%s)", spec.policy_type, spec.device, spec.backend_type)
         self._on_change()
 
-    def run(self, batch: Batch, prompt: str | None, obs_stamp_ns: int) -> Answer:
-        if self._engine is None:
+    def run(self, observation: Observation, obs_stamp_ns: int) -> Answer:
+        if self._coordinator is None or self._problem:
             raise EngineUnavailable(self._problem or "engine is closed")
-        result = self._engine.infer(batch)
-        return Answer(result.action, {"inference": result.inference_ms})
+        result = self._coordinator.infer(observation)
+        return Answer(result.actions, result.timing_ms)
 
     def problem(self) -> str | None:
         return self._problem
@@ -109,18 +116,30 @@ class WireParameters(Protocol):
 
 
 class RemoteRunner:
-    """Distributed: an asynchronous proxy of the engine on the other side."""
+    """Distributed: pre- and postprocessing here, an asynchronous proxy of the engine on the other side."""
 
-    def __init__(self, node: Node, fingerprint: str, parameters: WireParameters, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, node: Node, folder: PolicyFolder, parameters: WireParameters, on_change: Callable[[], None]
+    ) -> None:
+        self._preprocessor = TensorPreprocessor(folder)
+        self._postprocessor = TensorPostprocessor(folder)
         self._timeout_s = parameters.request_timeout
         self._client = EngineClient(
-            node, fingerprint, parameters.cloud_inference_topic, parameters.cloud_result_topic, on_change
+            node, folder.fingerprint, parameters.cloud_inference_topic, parameters.cloud_result_topic, on_change
         )
 
-    def run(self, batch: Batch, prompt: str | None, obs_stamp_ns: int) -> Answer:
-        answer = self._client.infer(batch, prompt=prompt, obs_stamp_ns=obs_stamp_ns, timeout_s=self._timeout_s)
-        on_engine = sum(answer.timing_ms.values())
-        return Answer(answer.action, {**answer.timing_ms, "wire": max(0.0, answer.round_trip_ms - on_engine)})
+    def run(self, observation: Observation, obs_stamp_ns: int) -> Answer:
+        started = monotonic_ms()
+        prepared = self._preprocessor(observation)
+        preprocessed = monotonic_ms()
+        answer = self._client.infer(
+            prepared.batch, prompt=observation.get("task"), obs_stamp_ns=obs_stamp_ns, timeout_s=self._timeout_s
+        )
+        answered = monotonic_ms()
+        actions = self._postprocessor(answer.action, prepared.context)
+        wire = max(0.0, answer.round_trip_ms - sum(answer.timing_ms.values()))
+        here = {"preprocess": preprocessed - started, "postprocess": monotonic_ms() - answered}
+        return Answer(actions, {**answer.timing_ms, **here, "wire": wire})
 
     def problem(self) -> str | None:
         return self._client.problem()

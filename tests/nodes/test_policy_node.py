@@ -206,7 +206,7 @@ def test_a_late_a_second_and_a_foreign_reply_are_dropped(
     engine = stand_in(answer)
     node = device(timeout=0.5)
     assert wait_until(lambda: dispatching.infer()[1].message.startswith("timeout:")) and late
-    expected = node._postprocessor(np.zeros((50, 6), np.float32), {})
+    expected = node._runner._postprocessor(np.zeros((50, 6), np.float32), {})
     np.testing.assert_array_equal(chunk_of(dispatching.infer_until_ok()), expected)
     dropped = node._runner._client.dropped
     assert wait_until(lambda: dropped["late_or_duplicate"] >= 2 and dropped["foreign"] >= 1), dropped
