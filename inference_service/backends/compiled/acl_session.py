@@ -69,6 +69,8 @@ class AclSession:
         with self._lock:
             if self._closed:
                 raise InferenceFailed("this session was closed")
+            if len(inputs) != len(self.inputs):
+                raise InferenceFailed(f"{len(inputs)} inputs were given, expected {len(self.inputs)}")
             if self._context is None or self._context.failed:
                 self._restart()
             assert self._context is not None

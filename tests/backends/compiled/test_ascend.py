@@ -30,8 +30,10 @@ from compiled_models import (
     write_sidecar,
 )
 
+from inference_service.backends.compiled.acl_session import OMRuntimeSession
 from inference_service.backends.compiled.ascend import load
 from inference_service.backends.compiled.pi05_adapter import BATCH_NOISE, LANGUAGE_MASK, MASKED, TOKENS, prefix_mask
+from inference_service.backends.compiled.sidecar import load_sidecar
 from inference_service.core.batch import AffineImage, Batch
 from inference_service.core.engine import PureInferenceEngine
 from inference_service.core.errors import BackendUnavailable, InferenceFailed, ModelLoadFailed, PolicyFolderError
@@ -131,6 +133,29 @@ def test_after_a_failed_call_the_models_are_loaded_again_and_the_next_request_wo
         assert acl.simulator.calls["mdl.load_from_file"] == loads
     assert acl.simulator.calls["init"] == 1, "init after finalize is not safe on every CANN"
     policy.close()
+
+
+def test_a_session_takes_nothing_but_what_it_asks_for(acl: Any, tmp_path: Path) -> None:
+    session = OMRuntimeSession(load_sidecar(PolicyFolder.load(make_act(tmp_path / "policy")), "ascend_om"))
+    good = [np.zeros(spec.shape, spec.dtype) for spec in session.inputs]
+    assert len(session.run(good)) == 1
+    strided = np.zeros((1, 3, 8, 16), np.float32)[..., ::2]
+    for bad in (good[0].astype(np.float64), good[0][:, :5], np.zeros((1, 7), np.float32)):
+        with pytest.raises(InferenceFailed, match=rf"{STATE} float32 \[1, 6\] was given"):
+            session.run([bad, *good[1:]])
+    for inputs in (good[:2], [*good, good[0]], [good[0], strided, good[2]]):
+        with pytest.raises(InferenceFailed, match=r"inputs were given|was given"):
+            session.run(inputs)
+    session.close()
+    session.close()
+    with pytest.raises(InferenceFailed, match="closed"):
+        session.run(good)
+
+
+def test_a_name_in_the_wrong_place_is_refused_even_where_others_say_nothing(acl: Any, tmp_path: Path) -> None:
+    path = make_act(tmp_path / "policy", rename={"state": "s", "top": WRIST, "wrist": "w"})
+    with pytest.raises(ModelLoadFailed, match=rf"input 1 is '{WRIST}' by its name and '{TOP}' by order"):
+        open_policy(path)
 
 
 def test_a_device_that_keeps_failing_is_left_alone_for_a_while(acl: Any, tmp_path: Path) -> None:
