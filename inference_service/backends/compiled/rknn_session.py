@@ -360,8 +360,8 @@ def _versions(lite: Any) -> dict[str, str]:
     """From ``API: 2.3.2 (…)`` and ``DRV: … 0.9.8``, and the wheel's own."""
     said = lite.get_sdk_version() or ""
     found = {
-        "librknnrt": re.search(r"API:\s*(?:\D*\s)?(\d[\w.]*)", said),
-        "rknpu driver": re.search(r"DRV:\s*(?:\D*\s)?(\d[\w.]*)", said),
+        "librknnrt": re.search(r"API:\s*(?:[^\d\n]*\s)?(\d[\w.]*)", said),
+        "rknpu driver": re.search(r"DRV:\s*(?:[^\d\n]*\s)?(\d[\w.]*)", said),
     }
     versions = {name: match[1] for name, match in found.items() if match}
     try:

@@ -179,10 +179,11 @@ class SD3403RuntimeSession:
         except WorkerRefused:
             worker.first = False
             raise
-        except WorkerBroken:
+        except WorkerBroken as error:
             _log.error("worker %d is broken and will be replaced", worker.pid)
+            description = worker.describe()
             self._end_worker(0)
-            raise
+            raise InferenceFailed(f"{error}; it {description}") from error
         except BaseException:
             # Interrupted half-way: nobody knows what is still in the pipes.
             self._end_worker(0)
@@ -194,7 +195,7 @@ class SD3403RuntimeSession:
         if self._worker is not None and self._worker.alive:
             return self._worker
         if self._worker is not None:
-            _log.error("worker %d is gone: %s", self._worker.pid, self._worker.describe_end())
+            _log.error("worker %d is gone: %s", self._worker.pid, self._worker.describe())
             self._end_worker(0)
         if not self._budget.spend():
             raise InferenceFailed(f"the worker is gone and had its {self._budget}; it is started again later")

@@ -24,6 +24,8 @@ from inference_service.core.errors import BackendUnavailable
 _BLOCK = 1 << 16
 _TAIL_LINES = 80
 _LINE_BYTES = 500
+# A worker that logs without end is not read to the end.
+_TAIL_BLOCKS = 64
 _QUOTED_BYTES = 120
 _EXIT_S = 1.0
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
@@ -41,7 +43,7 @@ class Worker:
 
     def __init__(self, executable: Path, model: Path) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_OLD_SETTINGS)}
-        self._guard = _Guard()
+        self._guard = _started_guard()
         try:
             self._process = subprocess.Popen(
                 [str(executable), "--model", str(model)],
@@ -140,13 +142,20 @@ class Worker:
                 self._exits_within(_EXIT_S)
         self._guard.dismiss()
 
-    def describe_end(self) -> str:
-        """How it ended, and the last lines of its standard error."""
-        code = self._process.poll()
-        how = "still runs" if code is None else f"exit code {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
+    def describe(self) -> str:
+        """Whether and how it ended, and the last lines of its standard error, as what follows "it"."""
+        for _ in range(_TAIL_BLOCKS):
+            if self._ended or not self._logs or not self._read_log():
+                break
         lines = [line.decode("utf-8", errors="replace").rstrip() for line in self._tail]
         tail = "\n  | ".join(line for line in lines if line)
-        return f"{how}; its last lines on standard error:\n  | {tail}" if tail else f"{how}, nothing on standard error"
+        return f"{self._fate()}; its last lines on standard error:\n  | {tail}" if tail else self._fate()
+
+    def _fate(self) -> str:
+        code = self._process.poll()
+        if code is None:
+            return "still runs"
+        return f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
 
     def _pump(self, done: Callable[[], bool], quoted: bytes = b"") -> None:
         """Move bytes on all three pipes until ``done()``."""
@@ -159,9 +168,7 @@ class Worker:
                 poll.register(self._stdin, select.POLLOUT)
             left = self._deadline - time.monotonic()
             if left <= 0:
-                raise WorkerBroken(
-                    f"the worker did not answer in time ({self._progress(quoted)}); {self.describe_end()}"
-                )
+                raise WorkerBroken(f"the worker did not answer in time ({self._progress(quoted)})")
             for descriptor, events in poll.poll(left * 1000):
                 if descriptor == self._stdin:
                     self._write()
@@ -209,9 +216,7 @@ class Worker:
 
     def _exited(self, when: str) -> WorkerBroken:
         self._exits_within(_EXIT_S)
-        while self._read_log():
-            pass
-        return WorkerBroken(f"the worker exited {when}: {self.describe_end()}")
+        return WorkerBroken(f"the worker exited {when}")
 
     def _exits_within(self, timeout_s: float) -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -256,6 +261,13 @@ class _Guard:
         # Where somebody ended it the worker is unguarded, which is no reason to stop the robot.
         with contextlib.suppress(BrokenPipeError):
             self._orders.write(f"{sign} {self._group}\n".encode())
+
+
+def _started_guard() -> _Guard:
+    try:
+        return _Guard()
+    except OSError as error:
+        raise BackendUnavailable(f"no process can be started to guard the worker: {error}") from error
 
 
 def _unblocked(stream: IO[bytes]) -> int:

@@ -111,9 +111,9 @@ BROKEN = {
     "junk": r"printed 1048576 bytes and no reply.*register",
     "wrong id": r"answered request 1, asked was 2",
     "wrong version": r"version 2 of its protocol",
-    "hang": r"did not answer in time \(it printed nothing\)",
-    "die": r"exited before its reply was complete: killed by SIGKILL.*\n.*NPU hung, giving up",
-    "die in reply": r"exited before its reply was complete: exit code 5",
+    "hang": r"did not answer in time \(it printed nothing\); it still runs; its last lines.*model_load_ms=12",
+    "die": r"exited before its reply was complete; it was killed by SIGKILL.*\n.*NPU hung, giving up",
+    "die in reply": r"exited before its reply was complete; it exited with code 5",
     "half a reply": r"did not answer in time",
     "unknown type": r"element type 9",
     "twice": r"output 0 twice",
@@ -158,7 +158,7 @@ def test_an_unusable_answer_leaves_the_worker_alive(simulator: SD3403Simulator, 
 
 
 START = {
-    "exit": r"exited .*exit code 4; its last lines.*\n.*svp_acl_init failed, ret=507033",
+    "exit": r"exited .*exited with code 4; its last lines.*\n.*svp_acl_init failed, ret=507033",
     "mute": r"did not answer in time \(it printed b'load sys",
     "deaf": r"did not answer in time \(\d+ bytes of the request are still unread",
     "junk": r"prints instead of reading|printed 1048576 bytes and no reply",
