@@ -151,10 +151,19 @@ ensure_env() {
   : >"$log"
   announce_install "$dir" "$extras"
   rebuild_env "$dir" "$log"
-  run_step "Installing what this run needs" "$log" \
-    "$ENV_PYTHON" -m pip install --disable-pip-version-check --progress-bar off -e "$REPO[$extras]" ||
-    explain_install_failure "$log"
+  run_step "Installing what this run needs" "$log" install_package "$extras" || explain_install_failure "$log"
   printf '%s\n' "$stamp" >"$dir/.stamp"
+}
+
+# An old pip may search for hours where a newer one sees at once which versions go together.
+OLDEST_PIP=24
+
+install_package() {
+  local pip=("$ENV_PYTHON" -m pip --disable-pip-version-check)
+  if [ "$("${pip[@]}" --version | sed -E 's/^pip ([0-9]+).*/\1/')" -lt "$OLDEST_PIP" ]; then
+    "${pip[@]}" install --progress-bar off --upgrade pip || echo "pip could not be updated; going on with the old one"
+  fi
+  "${pip[@]}" install --progress-bar off -e "$REPO[$1]"
 }
 
 # Two starts at once must not install into one environment.

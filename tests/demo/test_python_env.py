@@ -22,8 +22,9 @@ case "$*" in
   "-m venv --without-pip"*) exit 1 ;;
   "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; touch "$3/pyvenv.cfg" ;;
   "-m virtualenv"*) exit 1 ;;
-  "-m pip --version") [ -z "$NO_PIP" ] ;;
-  "-m pip install"*) echo "pip $*" >> "$CALLS"; echo "$PIP_SAYS"; exit ${{PIP_STATUS:-0}} ;;
+  "-m pip"*"--version") [ -z "$NO_PIP" ] && echo "pip ${{PIP_VERSION:-26.3}} from /x" ;;
+  "-m pip"*"--upgrade pip"*) echo "upgrade" >> "$CALLS" ;;
+  "-m pip"*" install"*) echo "pip $*" >> "$CALLS"; echo "$PIP_SAYS"; exit ${{PIP_STATUS:-0}} ;;
   "-I -c ") exit 0 ;;
   *) exit 9 ;;
 esac
@@ -145,6 +146,12 @@ def test_a_failed_installation_is_told_and_tried_again(machine: Machine) -> None
     assert "Only the first start needs a network" in done.stderr
     assert machine.ensure().returncode == 0
     assert len(machine.pip_calls()) == 2
+
+
+def test_an_old_pip_is_updated_first(machine: Machine) -> None:
+    machine.python("python3.12", "3 12")
+    assert machine.ensure(PIP_VERSION="23.0.1").returncode == 0
+    assert [call.split()[0] for call in machine.pip_calls()] == ["upgrade", "pip"]
 
 
 def test_without_ensurepip_virtualenv_makes_the_environment(machine: Machine) -> None:
