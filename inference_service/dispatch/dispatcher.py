@@ -172,6 +172,26 @@ class ActionDispatcher:
             chunks = self._plan.chunks
             self._plan = TemporalEnsembler(self.config.ensemble_coeff, chunks) if enabled else ActionQueue(chunks)
             self._smoothing = enabled
+            self.config = replace(self.config, smoothing=enabled)
+
+    def reconfigure(self, config: DispatcherConfig) -> None:
+        """Dispatch by ``config`` from now on; its ``safety`` and ``session`` have to be the same.
+
+        What is planned stays planned, except at another ``control_hz``: steps are ticks, so the plan is forgotten and
+        the robot led anew from where it is.
+
+        Raises:
+            ValueError: values that cannot work; nothing has changed then.
+        """
+        before = self.config
+        if config.control_hz != before.control_hz:
+            self._gate.set_period(config.period_ns)
+            self._motion.set_period(config.period_ns)
+            self.reset()
+        self.config = config
+        if config.ensemble_coeff != before.ensemble_coeff and self._smoothing:
+            self._plan = TemporalEnsembler(config.ensemble_coeff, self._plan.chunks)
+        self.set_smoothing(config.smoothing)
 
     @property
     def smoothing(self) -> bool:

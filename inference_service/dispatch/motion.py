@@ -28,6 +28,10 @@ class Motion:
         """Ticks at which the last command was sent again, in all."""
         self.reset()
 
+    def set_period(self, period_ns: int) -> None:
+        """Tick every ``period_ns`` from now on; to be followed by :meth:`reset`."""
+        self._period_ns = period_ns
+
     def reset(self) -> None:
         """Nothing has been commanded yet, and nothing will be before the next action."""
         self.state = State.WAITING

@@ -87,25 +87,33 @@ class SafetyGate:
     """The door through which every chunk enters and every command leaves. Counts what it changes."""
 
     def __init__(self, limits: SafetyLimits, period_ns: int) -> None:
-        age_s = limits.max_action_age_s
-        if age_s is not None and not 2 * period_ns / SECOND_NS <= age_s < np.inf:
-            raise ValueError(
-                f"safety: max_action_age_s {age_s} must be finite and two control periods or more"
-                f" ({2 * period_ns / SECOND_NS:g} s): raise it or control_frequency"
-            )
         self.limits = limits
         self.clamped: Counter[str] = Counter()
         """Values outside the joint limits, by joint."""
         self.slowed: Counter[str] = Counter()
         """Values outside the velocity limit, by joint."""
-        self.ramp_ticks = round(limits.ramp_s * SECOND_NS / period_ns)
-        self._period_ns = period_ns
         self._measured = np.array([joint.measured for joint in limits.joints])
         self._names = [joint.name for joint in limits.joints]
         self._lower = np.array([joint.lower for joint in limits.joints])
         self._upper = np.array([joint.upper for joint in limits.joints])
-        self._step = np.array([joint.max_velocity for joint in limits.joints]) * (period_ns / SECOND_NS)
         self._zero = np.array([joint.zero_when_safe for joint in limits.joints])
+        self.set_period(period_ns)
+
+    def set_period(self, period_ns: int) -> None:
+        """Tick every ``period_ns`` from now on.
+
+        Raises:
+            ValueError: actions would be too old before they could leave; the period stays as it was.
+        """
+        age_s = self.limits.max_action_age_s
+        if age_s is not None and not 2 * period_ns / SECOND_NS <= age_s < np.inf:
+            raise ValueError(
+                f"safety: max_action_age_s {age_s} must be finite and two control periods or more"
+                f" ({2 * period_ns / SECOND_NS:g} s): raise it or control_frequency"
+            )
+        self._period_ns = period_ns
+        self.ramp_ticks = round(self.limits.ramp_s * SECOND_NS / period_ns)
+        self._step = np.array([joint.max_velocity for joint in self.limits.joints]) * (period_ns / SECOND_NS)
 
     def check_chunk(self, actions: NDArray[np.floating] | Sequence[Sequence[float]]) -> Float64:
         """The chunk as (steps, joints) float64.

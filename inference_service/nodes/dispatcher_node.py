@@ -30,8 +30,10 @@ from inference_service.dispatch.report import Event, State, TickResult
 from inference_service.dispatch.requests import InferenceRequest
 from inference_service.dispatch.timing import TickClock
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_message
+from inference_service.nodes.dispatcher_parameters import DEVICE_MARGIN_S, Order, changeable
 from inference_service.nodes.dispatcher_robot import Commands, Joints, safety_limits
 from inference_service.nodes.dispatcher_status import Outlook, judge, values
+from inference_service.nodes.parameter_services import Changeable
 from inference_service.nodes.runtime import NodeParameters, run_node
 from inference_service.transport.protocol import ClientGoal, GoalStatus, Message, Node
 from inference_service.wire.interfaces import new_message
@@ -43,8 +45,6 @@ EMPTY = "std_srvs/srv/Empty"
 STATS_PERIOD_S = 5.0
 REPORT_PERIOD_S = 0.1
 SERVICE_WAIT_S = 1.0
-DEVICE_MARGIN_S = 0.5
-"""The device answers a request it gave up with a reason; a little patience lets that answer come."""
 KEPT_EVENTS = 1000
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -109,11 +109,10 @@ class DispatcherNode:
         self._parameters = parameters
         self._logger = logging.getLogger(node.name)
         robot = load_robot_config(parameters.robot_config_path)
-        self._config = dispatcher_config(robot, parameters)
-        self._rate_problem = check_control_rate(
-            self._config.control_hz, _given(parameters.policy_fps, robot.contract.rate_hz)
-        )
-        self._dispatcher = ActionDispatcher(self._config)
+        self._policy_fps = _given(parameters.policy_fps, robot.contract.rate_hz)
+        self._dispatcher = ActionDispatcher(dispatcher_config(robot, parameters))
+        self._rate_problem = check_control_rate(self._config.control_hz, self._policy_fps)
+        self._prompt = parameters.prompt
         self._commands = Commands(node, robot)
         self._joints = Joints(node, robot)
         self._client = node.create_action_client(parameters.inference_action_server, ACTION_TYPE, group="answers")
@@ -135,7 +134,18 @@ class DispatcherNode:
             node.create_timer(REPORT_PERIOD_S, self._report, group="diagnostics"),
             node.create_timer(STATS_PERIOD_S, self._log_stats, group="diagnostics"),
         ]
-        self._tick_timer = node.create_timer(1.0 / self._config.control_hz, self._on_tick, group="control")
+        self.changeable = {
+            **changeable(lambda: self._config, lambda config: self._at_next_tick(partial(self._reconfigure, config))),
+            "prompt": Changeable(lambda: self._prompt, partial(setattr, self, "_prompt")),
+        }
+        self._start_ticking()
+
+    @property
+    def _config(self) -> DispatcherConfig:
+        return self._dispatcher.config
+
+    def _start_ticking(self) -> None:
+        self._tick_timer = self._node.create_timer(1.0 / self._config.control_hz, self._on_tick, group="control")
 
     @property
     def failure(self) -> str | None:
@@ -200,7 +210,7 @@ class DispatcherNode:
         message = new_message(
             f"{ACTION_TYPE}_Goal",
             obs_timestamp=stamp_message(request.obs_stamp_ns),
-            prompt=self._parameters.prompt,
+            prompt=self._prompt,
             inference_id=request.request_id,
         )
         try:
@@ -233,11 +243,11 @@ class DispatcherNode:
     # -- services, on their own thread --------------------------------------------------------------------------
 
     def _on_reset(self, _request: Message) -> Message:
-        self._at_next_tick("reset", self._dispatcher.reset)
+        self._obey("reset", self._dispatcher.reset)
         return new_message(f"{EMPTY}_Response")
 
     def _on_toggle(self, _request: Message) -> Message:
-        self._at_next_tick("toggle_smoothing", self._toggle)
+        self._obey("toggle_smoothing", self._toggle)
         return new_message(f"{EMPTY}_Response")
 
     def _toggle(self) -> None:
@@ -246,13 +256,31 @@ class DispatcherNode:
             Event("info", f"Temporal smoothing {'ENABLED' if self._dispatcher.smoothing else 'DISABLED'}")
         )
 
-    def _at_next_tick(self, name: str, change: Callable[[], None]) -> None:
-        """Leave ``change`` for the control thread and see it done, so that the answer means something."""
-        done = threading.Event()
-        self._inbox.append(change)
-        self._inbox.append(done.set)
-        if not done.wait(SERVICE_WAIT_S):
-            self._logger.error("%s: the control tick has not taken it up within %g s", name, SERVICE_WAIT_S)
+    def _reconfigure(self, config: DispatcherConfig) -> None:
+        """On the control thread."""
+        before = self._config
+        self._dispatcher.reconfigure(config)
+        if config.control_hz != before.control_hz:
+            self._rate_problem = check_control_rate(config.control_hz, self._policy_fps)
+            self._clock = TickClock()
+            self._tick_timer.cancel()
+            self._start_ticking()
+
+    def _obey(self, name: str, change: Callable[[], None]) -> None:
+        try:
+            self._at_next_tick(change)
+        except ValueError as error:
+            self._logger.error("%s: %s", name, error)
+
+    def _at_next_tick(self, change: Callable[[], None]) -> None:
+        """Leave ``change`` for the control thread and see it done, so that the answer means something.
+
+        Raises:
+            ValueError: from ``change``, or the control tick has not taken it up in time; it is not done then.
+        """
+        order = Order(change)
+        self._inbox.append(order)
+        order.wait(SERVICE_WAIT_S)
 
     # -- telling, on the thread of the diagnostics --------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from inference_service.core.errors import InferenceServiceError
+from inference_service.nodes.parameter_services import ParameterServices
 from inference_service.nodes.rosout import RosoutHandler
 from inference_service.transport import create_node
 from inference_service.transport.protocol import Node
@@ -41,7 +42,10 @@ class NodeParameters(BaseModel):
 
 
 class App(Protocol):
-    """What runs on a node. ``failure`` is set when the process has to end with an error."""
+    """What runs on a node. ``failure`` is set when the process has to end with an error.
+
+    An app may have ``changeable: Mapping[str, Changeable]``, the parameters that can be set while it runs.
+    """
 
     @property
     def failure(self) -> str | None: ...
@@ -180,6 +184,7 @@ def _run(node: Node, start: Callable[[Node, P], App], parameters: P, stop: threa
     except (InferenceServiceError, ValueError, OSError) as error:
         _report(error)
         return EXIT_BAD_PARAMETERS
+    ParameterServices(node, parameters, getattr(app, "changeable", {}))
     # What lives now lives as long as the process: keep the collector from walking it during control ticks.
     gc.collect()
     gc.freeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -446,3 +447,25 @@ def test_stats_are_a_copy() -> None:
     assert before.counters.actions == 0
     assert before.at_ns < rig.stats().at_ns
     assert rig.stats().observation_age_ms == pytest.approx(4 * PERIOD_NS / 1e6)
+
+
+def test_another_frequency_forgets_the_plan_and_a_bad_one_changes_nothing() -> None:
+    rig = Rig(safety={"max_action_age_s": 1.0})
+    rig.answer(rig.until_request(), ramp_of(20))
+    assert rig.tick().command is not None
+    with pytest.raises(ValueError, match="max_action_age_s"):
+        rig.dispatcher.reconfigure(replace(rig.dispatcher.config, control_hz=1.0))
+    assert rig.dispatcher.config.control_hz == 20.0
+    assert rig.tick().command is not None
+    rig.dispatcher.reconfigure(replace(rig.dispatcher.config, control_hz=50.0))
+    assert rig.tick().command is None
+    rig.answer(rig.until_request(), ramp_of(20))
+    assert rig.tick().command is not None
+
+
+def test_the_watermark_may_change_while_running() -> None:
+    rig = Rig()
+    rig.answer(rig.until_request(), ramp_of(20))
+    assert rig.tick().request is None
+    rig.dispatcher.reconfigure(replace(rig.dispatcher.config, watermark=30))
+    assert rig.tick().request is not None
