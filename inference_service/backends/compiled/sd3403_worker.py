@@ -7,6 +7,7 @@ standard error, can therefore block neither itself nor us, and no thread is need
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -31,6 +32,7 @@ _EXIT_S = 1.0
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 # Settings of IB-Robot's first worker, which a stray shell profile may still export: they would override --model.
 _OLD_SETTINGS = "SVP_"
+_log = logging.getLogger(__name__)
 _GUARD = Path(__file__).resolve().parents[2] / "launch_guard.py"
 
 
@@ -139,7 +141,10 @@ class Worker:
             self._signal(signal.SIGTERM)
             if not self._exits_within(_EXIT_S):
                 self._signal(signal.SIGKILL)
-                self._exits_within(_EXIT_S)
+                if not self._exits_within(_EXIT_S):
+                    _log.error("worker %d survives SIGKILL: it hangs in the driver", self.pid)
+        # What it may have started, where it is a shell script.
+        self._signal(signal.SIGKILL)
         self._guard.dismiss()
 
     def describe(self) -> str:
@@ -224,8 +229,8 @@ class Worker:
         return self._process.returncode is not None
 
     def _signal(self, number: signal.Signals) -> None:
-        """To its process group: a worker that is a shell script has children."""
-        with contextlib.suppress(ProcessLookupError):
+        """To its process group, which may have ended."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
 

@@ -219,6 +219,20 @@ def test_a_stubborn_worker_is_killed_on_close(simulator: SD3403Simulator, open_s
         session.run(inputs())
 
 
+def test_what_a_worker_that_is_a_script_has_started_ends_with_it(simulator: SD3403Simulator, model: Path) -> None:
+    """Fault: the script is killed, its program computes on and keeps the NPU."""
+    simulator.set(start="stubborn")
+    text = simulator.script.read_text().replace("exec ", "echo $$ >>" + str(simulator.directory / "pids") + "\n")
+    simulator.script.write_text(text + "exit $?\n")
+    session = SD3403RuntimeSession(simulator.script, model, INPUTS, ActionOutput(1, ROWS, WIDTH), QUICK)
+    script, program = simulator.pids
+    os.kill(script, signal.SIGKILL)
+    wait_until(lambda: state_of(script) in ("Z", None))
+    assert session.run(inputs())
+    wait_until(lambda: state_of(program) is None)
+    session.close()
+
+
 def test_threads_take_turns(open_session: Open) -> None:
     session = open_session()
     answers: dict[int, list[np.ndarray]] = {n: [] for n in range(3)}
