@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from inference_service.core.errors import PolicyFolderError
+from inference_service.core.errors import PolicyFolderError, UnsupportedStep
 from inference_service.core.fingerprint import fingerprint
 from inference_service.core.legacy import is_legacy, legacy_processors, write_without_statistics
 from inference_service.core.policy_config import PolicyConfig, read_config
+from inference_service.core.processing import Pipeline
+from inference_service.core.processing.foreign import load_foreign
 from inference_service.core.processor_files import ProcessorFile, read_processor
 
 CONFIG = "config.json"
@@ -57,6 +59,28 @@ class PolicyFolder:
     def fingerprint(self) -> str:
         """64 hex digits, equal where this policy would compute the same; see :mod:`.fingerprint`."""
         return fingerprint(self.config.raw, self.preprocessor, self.postprocessor)
+
+    @cached_property
+    def pipelines(self) -> tuple[Pipeline, Pipeline]:
+        """Pre- and postprocessor, ready to run: in numpy, or where a step cannot be, both by LeRobot itself.
+
+        Both, because they may share what the first one saw.
+
+        Raises:
+            UnsupportedStep: a step that needs LeRobot, which is not installed.
+            PolicyError: a pipeline cannot be executed exactly as LeRobot would.
+        """
+        inputs, outputs = self.config.input_features, self.config.output_features
+        try:
+            return Pipeline(self.preprocessor, inputs), Pipeline(self.postprocessor, outputs)
+        except UnsupportedStep as error:
+            if self.legacy:
+                raise
+            foreign = load_foreign(self, error)
+        return (
+            Pipeline(self.preprocessor, inputs, run=foreign.preprocess),
+            Pipeline(self.postprocessor, outputs, run=foreign.postprocess),
+        )
 
     @contextmanager
     def runtime_config_copy(self, device: str) -> Iterator[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 from inference_service.core.batch import Float32
 from inference_service.core.errors import InferenceFailed, NonFiniteAction
 from inference_service.core.policy_folder import PolicyFolder
-from inference_service.core.processing import Pipeline, Transition
+from inference_service.core.processing import Transition
 
 
 class TensorPostprocessor:
@@ -22,7 +22,7 @@ class TensorPostprocessor:
             PolicyError: the pipeline cannot be executed exactly as LeRobot would.
         """
         self._action_dim = folder.config.action_dim
-        self._pipeline = Pipeline(folder.postprocessor, folder.config.output_features)
+        self._pipeline = folder.pipelines[1]
 
     def __call__(self, action: Float32, context: Mapping[str, Any] | None = None) -> Float32:
         """Actions (chunk, action_dim) in robot units; ``context`` is that of the batch the actions answer.

@@ -39,7 +39,7 @@ class TensorPreprocessor:
         """
         self._config = folder.config
         self._features = folder.config.input_features
-        self._pipeline = Pipeline(folder.preprocessor, self._features)
+        self._pipeline = folder.pipelines[0]
         self._sources = _sources(self._features, self._pipeline)
 
     def __call__(self, observation: Observation) -> Prepared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,26 @@ def build(path: Path) -> None:
     TensorPostprocessor(folder)
 
 
-def test_an_unknown_step_is_named_with_its_file(path: Path) -> None:
+def without_lerobot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lerobot", None)
+    monkeypatch.setitem(sys.modules, "draccus", None)
+
+
+def test_an_unknown_step_is_named_with_its_file_and_what_to_install(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_lerobot(monkeypatch)
     edit_step(path, PRE, 1, registry_name="groot_n1_7_vlm_encode_v1")
-    with pytest.raises(UnsupportedStep, match=r"policy_preprocessor.json: step 1 'groot_n1_7_vlm_encode_v1'.*install"):
+    with pytest.raises(UnsupportedStep) as caught:
+        build(path)
+    for word in ("policy_preprocessor.json: step 1 'groot_n1_7_vlm_encode_v1'", "inference-service[lerobot]"):
+        assert word in str(caught.value)
+
+
+def test_what_is_wrong_besides_an_unknown_step_is_found_first(path: Path) -> None:
+    edit_step(path, PRE, 1, registry_name="groot_n1_7_vlm_encode_v1")
+    edit_state(path, STATE, {"observation.state.mean": None})
+    with pytest.raises(MissingStatistics):
         build(path)
 
 
@@ -61,18 +79,20 @@ def test_a_step_of_a_class_outside_the_registry_is_not_imported(path: Path) -> N
     pipeline = json.loads((path / PRE).read_text())
     pipeline["steps"][1] = {"class": "os.system", "config": {}}
     (path / PRE).write_text(json.dumps(pipeline))
-    with pytest.raises(UnsupportedStep, match=r"os\.system"):
+    with pytest.raises(UnsupportedStep, match=r"os\.system.*code from outside LeRobot"):
         build(path)
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_an_option_that_would_be_ignored_is_refused(path: Path, index: int) -> None:
+def test_an_option_that_would_be_ignored_is_refused(path: Path, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_lerobot(monkeypatch)
     edit_config(path, index, clip=True)
     with pytest.raises(UnsupportedStep, match=f"step {index} .*option clip"):
         build(path)
 
 
-def test_bfloat16_cannot_be_computed(path: Path) -> None:
+def test_bfloat16_cannot_be_computed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_lerobot(monkeypatch)
     edit_config(path, 2, float_dtype="bfloat16")
     with pytest.raises(UnsupportedStep, match="bfloat16"):
         build(path)

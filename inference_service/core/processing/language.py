@@ -127,7 +127,7 @@ class Tokenize(ProcessorStep):
         side = _choice(entry, "padding_side", "right", ("right", "left"))
         _choice(entry, "padding", "max_length", ("max_length", "longest"))
         truncation = check(entry.config.get("truncation", True), bool, f"{entry.where}.truncation")
-        tokenizer = PromptTokenizer(_directory(entry), max_length, pad_left=side == "left")
+        tokenizer = PromptTokenizer(tokenizer_directory(entry), max_length, pad_left=side == "left")
         return cls(tokenizer, max_length, _task_key(entry), truncation)
 
     def __call__(self, transition: Transition) -> None:
@@ -168,7 +168,7 @@ def _choice(entry: StepEntry, key: str, default: str, known: tuple[str, ...]) ->
     return str(value)
 
 
-def _directory(entry: StepEntry) -> Path:
+def tokenizer_directory(entry: StepEntry) -> Path:
     """Where the tokenizer's files are: the saved artifact, ``tokenizer_name`` as a directory (absolute, or in the
     policy's), ``tokenizer/`` in the policy's directory, or that itself.
 

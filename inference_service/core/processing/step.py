@@ -11,7 +11,6 @@ that a module imported by :mod:`inference_service.core.processing` holds.
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -82,14 +81,11 @@ def step_class(entry: StepEntry) -> type[ProcessorStep]:
     """The class that executes ``entry``.
 
     Raises:
-        UnsupportedStep: none does; says which steps this installation knows.
+        UnsupportedStep: none does; says which steps are known.
     """
     if entry.name not in _STEPS:
-        lerobot = "is" if importlib.util.find_spec("lerobot") else "is not"
         raise UnsupportedStep(
-            f"{entry.where}: this installation cannot run this step (it runs {', '.join(sorted(_STEPS))}); install a "
-            f"version of inference-service that knows it, or add one class with @register('{entry.name}'). "
-            f"LeRobot {lerobot} installed here, but its own pipeline is not used as a stand-in yet"
+            f"{entry.where}: no class here runs this step without torch (known: {', '.join(sorted(_STEPS))})"
         )
     return _STEPS[entry.name]
 
