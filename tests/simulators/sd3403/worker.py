@@ -7,7 +7,8 @@ numpy, so that it starts in milliseconds). DIR holds
 * ``sim.json``: ``padded`` (rows padded to 8), ``output`` (index of the action, 1), ``greeting`` (vendor chatter at
   the start), ``start`` (a fault at the start), ``faults`` ({request id: fault}); see :data:`FAULTS`;
 * ``journal.jsonl``, written here: every broken rule of the protocol, see :class:`Rules`;
-* ``pids``, written here: one line per start.
+* ``pids``, written here: one line per start;
+* ``hanging``, made here when the fault ``hang`` begins.
 """
 
 from __future__ import annotations
@@ -222,6 +223,7 @@ class Simulator:
             sys.stderr.flush()
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault == "hang":
+            (self.rules.directory / "hanging").touch()
             time.sleep(3600)
         elif fault in ("die in reply", "half a reply"):
             whole = self.packed(request_id, outputs)

@@ -1,0 +1,142 @@
+"""Engines on the boards' runtimes as processes of their own, asked over DDS; the runtimes are the stand-ins."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference_service.backends.onnx import load as load_onnx
+from inference_service.core.batch import AffineImage, Batch
+from inference_service.core.policy import BackendOptions
+from inference_service.core.policy_folder import PolicyFolder
+from inference_service.wire.envelope import encode_request
+from tests.nodes.harness import POLICY, ROOT, wait_until
+from tests.nodes.test_engine_node import Asking, ready, request
+from tests.simulators.rknnlite.rig import LIBRARY, RKNNSimulator
+from tests.simulators.sd3403.rig import SD3403Simulator, install
+
+pytest.importorskip("onnxruntime")
+
+Simulator = RKNNSimulator | SD3403Simulator
+Start = Callable[[Path, str], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def asking(domain_id: int) -> Iterator[Asking]:
+    asking = Asking()
+    yield asking
+    asking.node.close()
+
+
+@pytest.fixture
+def start(domain_id: int, tmp_path: Path) -> Iterator[Start]:
+    """``start(policy, device)``: an engine process, ended with SIGINT at the end."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start_one(policy: Path, device: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"PYTHONPATH": str(LIBRARY), "RKNN_SIM": str(tmp_path / "rknn")}
+        command = [sys.executable, "-m", "inference_service.cli", "run", "pure_inference_node"]
+        with (tmp_path / "engine.log").open("ab") as log:
+            started.append(
+                subprocess.Popen(
+                    [*command, f"policy_path:={policy}", f"device:={device}"],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.send_signal(signal.SIGINT)
+    for process in started:
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+            raise
+
+
+def make_policy(path: Path, device: str, directory: Path) -> tuple[Path, Simulator]:
+    """The demo policy as an artifact of ``device``, and the simulator that runs it."""
+    shutil.copytree(POLICY, path, ignore=shutil.ignore_patterns("model.*"))
+    if device == "rknn":
+        (path / "model.rknn").symlink_to(POLICY / "model.onnx")
+        return path, RKNNSimulator(directory / "rknn")
+    simulator = SD3403Simulator(directory / "sd3403")
+    install(path, simulator, POLICY / "model.onnx", backend_config={"request_timeout_s": 20})
+    return path, simulator
+
+
+def random_batch(seed: int) -> Batch:
+    rng = np.random.default_rng(seed)
+    cameras = {
+        f"observation.images.{name}": AffineImage(rng.integers(0, 256, (96, 128, 3), np.uint8))
+        for name in ("top", "wrist")
+    }
+    return {"observation.state": rng.standard_normal((1, 6)).astype(np.float32), **cameras}
+
+
+def reference(batch: Batch) -> Any:
+    policy = load_onnx(PolicyFolder.load(POLICY), BackendOptions(threads=1))
+    try:
+        return policy.predict_action_chunk(batch)
+    finally:
+        policy.close()
+
+
+@pytest.mark.parametrize("device", ["rknn", "ascend_om_3403"])
+def test_a_board_answers_as_the_reference_does_and_outlives_a_failed_inference(
+    device: str, tmp_path: Path, asking: Asking, start: Start
+) -> None:
+    """Fault: the runtime fails at one inference. Expected: a typed error for it, the next one is answered."""
+    path, simulator = make_policy(tmp_path / "policy", device, tmp_path)
+    # Loading proves the model with inference 1, warming up is 2.
+    simulator.set(faults={"inference": {"4": "none"}} if device == "rknn" else {"4": "die"})
+    engine = start(path, device)
+    ready(asking)
+    assert asking.cards[-1].backend_type == device
+    first, failed, third = (asking.ask(request(n, batch=random_batch(n), deadline_ms=20_000.0)) for n in (1, 2, 3))
+    for number, reply in ((1, first), (3, third)):
+        assert reply.status == "ok", reply.message
+        expected = reference(random_batch(number))
+        assert np.abs(reply.action - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert failed.status == "inference_failed" and failed.action is None
+    assert ("no outputs" if device == "rknn" else "was killed by SIGKILL") in failed.message
+    engine.send_signal(signal.SIGINT)
+    assert engine.wait(20) == 0
+    assert simulator.journal == []
+    if isinstance(simulator, SD3403Simulator):
+        assert len(simulator.pids) == 2 and simulator.gone()
+
+
+def test_a_kill_in_mid_inference_leaves_no_worker(tmp_path: Path, asking: Asking, start: Start) -> None:
+    """Fault: SIGKILL of the engine while the NPU computes. Expected: another engine serves, one worker is left."""
+    path, simulator = make_policy(tmp_path / "policy", "ascend_om_3403", tmp_path)
+    assert isinstance(simulator, SD3403Simulator)
+    simulator.set(faults={"3": "hang"})
+    engine = start(path, "ascend_om_3403")
+    ready(asking)
+    asking.send(encode_request(request(1, deadline_ms=20_000.0), extended=True))
+    assert wait_until(lambda: (simulator.directory / "hanging").exists(), 20), "the worker never got the request"
+    engine.kill()
+    engine.wait(10)
+    assert simulator.gone(15)
+    simulator.set()
+    asking.cards.clear()
+    start(path, "ascend_om_3403")
+    ready(asking)
+    assert asking.ask(request(2, deadline_ms=20_000.0)).status == "ok"
+    assert simulator.journal == [] and len(simulator.pids) == 2
