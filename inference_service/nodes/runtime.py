@@ -12,15 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from types import FrameType
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from inference_service.core.errors import InferenceServiceError
 from inference_service.nodes.parameter_services import ParameterServices
+from inference_service.nodes.ros_arguments import ParameterError, parse_arguments
 from inference_service.nodes.rosout import RosoutHandler
 from inference_service.transport import create_node
 from inference_service.transport.protocol import Node
@@ -37,8 +36,15 @@ class NodeParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     node_name: str
+    namespace: str = "/"
     use_sim_time: bool = False
     transport: str = "dds"
+    log_level: Literal["debug", "info", "warn", "warning", "error", "fatal"] = "info"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
 
 class App(Protocol):
@@ -54,52 +60,6 @@ class App(Protocol):
 
 
 P = TypeVar("P", bound=NodeParameters)
-
-
-class ParameterError(InferenceServiceError):
-    """A parameter is unknown, missing or has a wrong value."""
-
-    wire_name = "parameter"
-
-
-def parse_arguments(argv: Sequence[str]) -> dict[str, str]:
-    """``key:=value`` words, plain or as ROS writes them, as a mapping of raw strings.
-
-    Understood: ``key:=value``, ``--ros-args``, ``-p key:=value``, ``--params-file FILE`` and ``-r __node:=NAME``.
-
-    Raises:
-        ParameterError: a word that is none of these.
-    """
-    values: dict[str, str] = {}
-    words = iter(argv)
-    for word in words:
-        if word in ("--ros-args", "--", "-p", "--param"):
-            continue
-        if word == "--params-file":
-            values.update(_read_parameter_file(Path(next(words, ""))))
-        elif word in ("-r", "--remap"):
-            source, _, target = next(words, "").partition(":=")
-            if source != "__node":
-                raise ParameterError(f"remapping {source!r} is not supported: set the topic's parameter instead")
-            values["node_name"] = target
-        elif ":=" in word and not word.startswith("-"):
-            key, _, value = word.partition(":=")
-            values[key] = value
-        else:
-            raise ParameterError(f"argument {word!r} is not understood: write key:=value")
-    return values
-
-
-def _read_parameter_file(path: Path) -> dict[str, str]:
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ParameterError(f"parameter file {path}: {error}") from error
-    values: dict[str, str] = {}
-    for section in (tree or {}).values():
-        for key, value in (section or {}).get("ros__parameters", {}).items():
-            values[key] = str(value)
-    return values
 
 
 def build_parameters(parameters_type: type[P], values: dict[str, str]) -> P:
@@ -158,8 +118,15 @@ def run_node(parameters_type: type[P], start: Callable[[Node, P], App], argv: Se
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
     try:
-        parameters = build_parameters(parameters_type, parse_arguments(argv))
-        node = create_node(parameters.node_name, parameters.transport, use_sim_time=parameters.use_sim_time)
+        default_name = parameters_type.model_fields["node_name"].default
+        parameters = build_parameters(parameters_type, parse_arguments(argv, default_name))
+        logging.getLogger().setLevel(parameters.log_level.upper())
+        node = create_node(
+            parameters.node_name,
+            parameters.transport,
+            use_sim_time=parameters.use_sim_time,
+            namespace=parameters.namespace,
+        )
     except InferenceServiceError as error:
         _report(error)
         return EXIT_BAD_PARAMETERS

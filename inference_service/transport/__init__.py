@@ -18,14 +18,22 @@ _TRANSPORTS = {
 def create_node(name: str, transport: str = "dds", **options: Any) -> Node:
     """A node of the ROS 2 graph.
 
-    ``dds`` needs no ROS (options: ``domain_id``, ``use_sim_time``, ``namespace``, ``gid_size``); ``ros`` runs on rclpy.
+    ``dds`` needs no ROS (options: ``domain_id``, ``use_sim_time``, ``namespace``, ``gid_size``); ``ros`` runs on rclpy;
+    ``auto`` is ``ros`` where rclpy can be imported, else ``dds``, which stands in the same graph.
 
     Raises:
         TransportError: unknown transport, its library is not installed, or the node cannot join.
     """
+    if transport == "auto":
+        transport = _best()
     if transport not in _TRANSPORTS:
-        raise TransportError(f"transport {transport!r}: wants one of {', '.join(_TRANSPORTS)}")
+        raise TransportError(f"transport {transport!r}: wants one of auto, {', '.join(_TRANSPORTS)}")
     module, class_name, library = _TRANSPORTS[transport]
     if find_spec(library) is None:
         raise TransportError(f"transport {transport!r} needs {library}, which is not installed here")
     return cast(Node, getattr(import_module(module), class_name)(name, **options))
+
+
+def _best() -> str:
+    there = find_spec("rclpy") is not None and find_spec("inference_service.transport.ros") is not None
+    return "ros" if there else "dds"
