@@ -166,6 +166,14 @@ class ActionDispatcher:
         self._waiting_for_joints = False
         self._say("info", "dispatcher reset")
 
+    def on_clock_jump(self) -> None:
+        """ROS time jumped back: what was planned or asked for is of another time. The robot holds until a new chunk
+        comes; a latch stays."""
+        self._plan.clear()
+        self._abandon()
+        self._requests.retry_now()
+        self._say("warning", "the clock jumped back: plan forgotten")
+
     def set_smoothing(self, enabled: bool) -> None:
         """Blend overlapping chunks from now on, or no longer; what is planned stays planned."""
         if enabled != self._smoothing:

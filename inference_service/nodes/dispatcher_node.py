@@ -138,6 +138,7 @@ class DispatcherNode:
             **changeable(lambda: self._config, lambda config: self._at_next_tick(partial(self._reconfigure, config))),
             "prompt": Changeable(lambda: self._prompt, partial(setattr, self, "_prompt")),
         }
+        node.on_clock_jump(lambda _back_ns: self._inbox.append(self._dispatcher.on_clock_jump))
         self._start_ticking()
 
     @property

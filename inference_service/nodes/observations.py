@@ -89,6 +89,15 @@ class ObservationStream:
             self.frozen = 0
             self._samples.append(Sample(stamp, message))
 
+    def forget_after(self, now_ns: int) -> None:
+        """The clock jumped back to ``now_ns``: what is stamped later belongs to a time that has not come yet."""
+        with self._lock:
+            kept = [sample for sample in self._samples if sample.stamp_ns <= now_ns]
+            self._samples.clear()
+            self._samples.extend(kept)
+            self._given_ns = min(self._given_ns, now_ns)
+            self._header_ns = 0
+
     def age_ms(self) -> float | None:
         """Age of the newest sample, or None where nothing came yet."""
         with self._lock:
@@ -169,6 +178,12 @@ class ObservationSampler:
     def __init__(self, node: Node, specs: Sequence[ObservationSpec], features: Mapping[str, Feature]) -> None:
         self._node = node
         self.streams = [ObservationStream(node, spec, features[spec.key]) for spec in specs]
+        node.on_clock_jump(self._on_clock_jump)
+
+    def _on_clock_jump(self, _back_ns: int) -> None:
+        now_ns = self._node.now_ns()
+        for stream in self.streams:
+            stream.forget_after(now_ns)
 
     def sample(self, stamp_ns: int) -> dict[str, Any]:
         """An observation for ``stamp_ns``; streams that share a key are concatenated in the contract's order.

@@ -136,6 +136,12 @@ class Node(Protocol):
         """ROS time in nanoseconds: the system clock, or ``/clock`` where ``use_sim_time`` is set."""
         ...
 
+    def on_clock_jump(self, callback: Callable[[int], None]) -> None:
+        """Call ``callback`` with how far (nanoseconds, above 0) whenever ``/clock`` jumps back, as it does when a
+        simulation or a recording starts again. It runs on the thread of the clock and has to be quick; :meth:`now_ns`
+        is the new time already. Never called where ``use_sim_time`` is not set."""
+        ...
+
     def create_publisher(self, topic: str, msg_type: str, qos: QoS = QoS()) -> Publisher: ...
 
     def create_subscription(

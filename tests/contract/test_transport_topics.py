@@ -192,3 +192,24 @@ def test_bytes_that_do_not_decode_are_counted_reported_once_and_survived(
     assert subscription.malformed == 4
     assert node.errors == 0
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["/text"]
+
+
+def test_use_sim_time_follows_the_clock_and_tells_when_it_jumps_back(nodes: Nodes) -> None:
+    clock = nodes("clock").create_publisher("/clock", "rosgraph_msgs/msg/Clock")
+    node, jumps = nodes("node", use_sim_time=True), []
+    assert node.now_ns() == 0
+    node.on_clock_jump(jumps.append)
+    wait_for(lambda: clock.matched, "a match")
+
+    def tick(seconds: int) -> None:
+        stamp = new_message("builtin_interfaces/msg/Time", sec=seconds)
+        clock.publish(new_message("rosgraph_msgs/msg/Clock", clock=stamp))
+        wait_for(lambda: node.now_ns() == seconds * 10**9, f"second {seconds}")
+
+    tick(100)
+    tick(101)
+    assert jumps == []
+    tick(3)
+    wait_for(lambda: jumps == [98 * 10**9], "the jump")
+    tick(4)
+    assert len(jumps) == 1

@@ -469,3 +469,27 @@ def test_the_watermark_may_change_while_running() -> None:
     assert rig.tick().request is None
     rig.dispatcher.reconfigure(replace(rig.dispatcher.config, watermark=30))
     assert rig.tick().request is not None
+
+
+def test_a_clock_that_jumps_back_forgets_the_plan_and_the_request_and_holds() -> None:
+    rig = Rig(watermark=30)
+    rig.answer(rig.until_request(), ramp_of(20))
+    asked = rig.tick().request
+    assert asked is not None
+    rig.dispatcher.on_clock_jump()
+    result = rig.tick()
+    assert (result.source, result.remaining, result.cancel) == (Source.HOLD, 0, (asked.request_id,))
+    assert result.request is not None
+    rig.answer(asked, ramp_of(20))  # of before the jump
+    assert rig.tick().source is Source.HOLD
+    assert rig.dispatcher.counters.late_results == 1
+
+
+def test_a_clock_that_jumps_back_does_not_undo_the_latch() -> None:
+    rig = Rig(safety={"latch": True, "hold_timeout_s": 0.2})
+    rig.answer(rig.until_request(), ramp_of(5))
+    rig.ticks(2 * SECOND)
+    assert rig.dispatcher.stats(rig.now_ns).latched
+    rig.dispatcher.on_clock_jump()
+    assert rig.tick().request is None
+    assert rig.dispatcher.stats(rig.now_ns).latched

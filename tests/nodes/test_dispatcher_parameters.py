@@ -19,7 +19,6 @@ def test_values_in_force_are_read_and_set_and_refused(world: World, robot_file: 
     with device(world) as standing_in, dispatcher(world, robot_file()) as app:
         wait_for(lambda: world.commands[ARM], "commands")
         known = app.changeable
-        names = ("watermark_threshold", "control_frequency", "request_timeout")
         assert {
             name: known[name].get() for name in ("watermark_threshold", "control_frequency", "request_timeout")
         } == {

@@ -36,6 +36,9 @@ class FakeNode:
     def now_ns(self) -> int:
         return self.now
 
+    def on_clock_jump(self, callback: Any) -> None:
+        self.jumped = callback
+
     def create_subscription(self, topic: str, msg_type: str, callback: Any, qos: Any, *, group: str) -> Any:
         self.callbacks[topic] = callback
         node = self
@@ -203,3 +206,19 @@ def test_a_picture_of_the_same_aspect_is_taken_with_a_warning(caplog: pytest.Log
         feed(node, top=picture(node.now, size=(240, 320)), state=joints(node.now))
         assert sampler.sample(node.now)[TOP].shape == (240, 320, 3)
     assert sum("320x240 instead of 640x480" in r.getMessage() for r in caplog.records) == 1
+
+
+def test_after_a_clock_jump_samples_of_the_future_are_gone() -> None:
+    """A simulation that starts again: the old pictures are stamped later than now."""
+    node, sampler = make()
+    node.callbacks["/camera/top/image_raw"](picture(node.now))
+    node.callbacks["/joint_states"](joints(node.now))
+    assert sampler.problems() == []
+    node.now = 1_000 * MS
+    node.jumped(9_000 * MS)
+    with pytest.raises(MissingObservation, match=TOP):
+        sampler.sample(node.now)
+    node.callbacks["/camera/top/image_raw"](picture(node.now, value=3))
+    node.callbacks["/joint_states"](joints(node.now, a=4.0))
+    observation = sampler.sample(node.now)
+    assert (observation[TOP].max(), observation[STATE][0]) == (3, 4.0)

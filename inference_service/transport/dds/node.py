@@ -81,6 +81,7 @@ class DdsNode:
         self._graph = Graph(self._participant, name, namespace, gid_size, lambda: self._group("_graph"))
         self._wiring = Wiring(self._participant, self._graph)
         self._sim_time_ns: int | None = None
+        self._on_jump: list[Callable[[int], None]] = []
         if use_sim_time:
             self._follow_clock()
         # A node that nobody closed leaves the graph when the process ends.
@@ -98,11 +99,23 @@ class DdsNode:
     def _follow_clock(self) -> None:
         self._sim_time_ns = 0  # as in ROS: zero until the first /clock
 
-        def on_clock(message: Message) -> None:
-            self._sim_time_ns = message.clock.sec * 10**9 + message.clock.nanosec
-
         qos = QoS(depth=1, reliability="best_effort")
-        self.create_subscription("/clock", "rosgraph_msgs/msg/Clock", on_clock, qos, group="_clock")
+        self.create_subscription("/clock", "rosgraph_msgs/msg/Clock", self._on_clock, qos, group="_clock")
+
+    def _on_clock(self, message: Message) -> None:
+        before = self._sim_time_ns or 0
+        self._sim_time_ns = now = message.clock.sec * 10**9 + message.clock.nanosec
+        if now >= before:
+            return
+        self._logger.warning("/clock jumped back by %.3f s", (before - now) / 1e9)
+        for callback in self._on_jump:
+            try:
+                callback(before - now)
+            except Exception as error:  # noqa: BLE001  # the user's code; reported with its traceback
+                self._error_log.report("callback of a clock jump", error)
+
+    def on_clock_jump(self, callback: Callable[[int], None]) -> None:
+        self._on_jump.append(callback)
 
     def _resolve(self, name: str) -> str:
         full = name if name.startswith("/") else f"{self._namespace.rstrip('/')}/{name}"
