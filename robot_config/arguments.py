@@ -7,13 +7,19 @@ description; :func:`table` lists them for whoever declares or documents them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from robot_config.errors import LaunchArgumentError, nearest
 
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
+_TRANSPORT = (
+    "How the nodes join ROS 2: dds needs no ROS; ros is rclpy; auto: ros where installed",
+    "dds",
+    "ros",
+    "auto",
+)
 DEVICES = "auto, cpu, cuda, cuda:N, onnx, rknn, ascend_om, ascend_om_3403, or the name of an installed backend"
 
 
@@ -25,6 +31,12 @@ class Argument:
     default: str | None
     description: str
     choices: tuple[str, ...] = ()
+
+    @property
+    def help(self) -> str:
+        """Description and choices, for whoever shows only one text."""
+        shown = ", ".join(choice for choice in self.choices if choice)
+        return f"{self.description} [{shown}]" if shown else self.description
 
 
 def _argument(default: Any, description: str, *choices: str) -> Any:
@@ -53,6 +65,7 @@ class LaunchArguments:
     use_sim_time: bool = _argument(
         False, "Take time from /clock. The simulated robot runs in real time and needs no clock", "true", "false"
     )
+    transport: str = _argument("dds", *_TRANSPORT)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -72,6 +85,7 @@ class EngineArguments:
     input_topic: str = _argument("/preprocessed/batch", "Topic on which devices send batches")
     output_topic: str = _argument("/inference/action", "Topic on which actions are answered")
     threads: int = _argument(0, "CPU threads of the runtime; 0: its own choice")
+    transport: str = _argument("dds", *_TRANSPORT)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -88,6 +102,11 @@ Arguments = TypeVar("Arguments", LaunchArguments, EngineArguments)
 def table(arguments: type[LaunchArguments] | type[EngineArguments]) -> tuple[Argument, ...]:
     """The arguments of a launch, as a launch file declares them."""
     return tuple(_row(f) for f in fields(arguments))
+
+
+def ros_table(arguments: type[LaunchArguments] | type[EngineArguments]) -> tuple[Argument, ...]:
+    """:func:`table` for launch files of ROS, which is then installed: the nodes run on it where they can."""
+    return tuple(replace(row, default="auto") if row.name == "transport" else row for row in table(arguments))
 
 
 def _row(declared: Field[Any]) -> Argument:

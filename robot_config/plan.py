@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from robot_config.arguments import Argument, EngineArguments, LaunchArguments, describe, from_mapping, table, text_of
+from robot_config.arguments import (
+    Argument,
+    EngineArguments,
+    LaunchArguments,
+    describe,
+    from_mapping,
+    ros_table,
+    table,
+    text_of,
+)
 from robot_config.errors import LaunchArgumentError
 from robot_config.loader import load_robot_config
 from robot_config.schema import ControlMode, InferenceConfig, ModelConfig, RobotConfig
@@ -27,6 +36,7 @@ __all__ = [
     "make_engine_plan",
     "make_plan",
     "plan_launch",
+    "ros_table",
     "table",
 ]
 
@@ -114,8 +124,7 @@ def make_engine_plan(arguments: EngineArguments) -> Plan:
         LaunchArgumentError: the policy directory is not there.
     """
     policy = _existing(arguments.policy_path)
-    engine = _engine(str(policy), arguments.device, arguments.input_topic, arguments.output_topic, arguments.threads)
-    return Plan((engine,))
+    return Plan((_engine(str(policy), arguments),))
 
 
 def _wants_inference(name: str, mode: ControlMode, arguments: LaunchArguments) -> bool:
@@ -165,7 +174,7 @@ def _runtime(cfg: RobotConfig, inference: InferenceConfig, arguments: LaunchArgu
 
 
 def _common(node_name: str, arguments: LaunchArguments) -> dict[str, Value]:
-    return {"node_name": node_name, "use_sim_time": arguments.use_sim_time}
+    return {"node_name": node_name, "use_sim_time": arguments.use_sim_time, "transport": arguments.transport}
 
 
 def _simulator(cfg: RobotConfig, arguments: LaunchArguments) -> ProcessSpec:
@@ -208,19 +217,26 @@ def _dispatcher(cfg: RobotConfig, name: str, mode: ControlMode, arguments: Launc
 
 
 def _local_engine(cfg: RobotConfig, inference: InferenceConfig, policy: str, arguments: LaunchArguments) -> ProcessSpec:
-    device = _runtime(cfg, inference, arguments)
-    return _engine(policy, device, inference.cloud_inference_topic, inference.cloud_result_topic, 0)
+    engine = EngineArguments(
+        policy_path=policy,
+        device=_runtime(cfg, inference, arguments),
+        input_topic=inference.cloud_inference_topic,
+        output_topic=inference.cloud_result_topic,
+        transport=arguments.transport,
+    )
+    return _engine(policy, engine)
 
 
-def _engine(policy: str, device: str, input_topic: str, output_topic: str, threads: int) -> ProcessSpec:
+def _engine(policy: str, arguments: EngineArguments) -> ProcessSpec:
     parameters: dict[str, Value] = {
         "node_name": ENGINE_NODE,
         "use_sim_time": False,
+        "transport": arguments.transport,
         "policy_path": policy,
-        "device": device,
-        "input_topic": input_topic,
-        "output_topic": output_topic,
-        "threads": threads,
+        "device": arguments.device,
+        "input_topic": arguments.input_topic,
+        "output_topic": arguments.output_topic,
+        "threads": arguments.threads,
     }
     return ProcessSpec(PACKAGE, "pure_inference_node", ENGINE_NODE, parameters)
 

@@ -161,6 +161,7 @@ def test_the_engine_alone(policy: Path) -> None:
         "pure_inference_node",
         "node_name:=pure_inference",
         "use_sim_time:=false",
+        "transport:=dds",
         f"policy_path:={policy}",
         "device:=rknn",
         "input_topic:=/a",
