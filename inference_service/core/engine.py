@@ -46,7 +46,7 @@ class PureInferenceEngine:
             InferenceFailed: the runtime failed, or answered with another shape than (chunk_size, action_dim).
             NonFiniteAction: the model returned NaN or infinity.
         """
-        check_batch(batch, self.spec.input_features)
+        check_batch(batch, self.spec.input_features, self.spec.image_size)
         with self._lock:
             if self._closed:
                 raise InferenceFailed("the engine is closed")
@@ -88,8 +88,9 @@ def synthetic_batch(features: Mapping[str, Feature]) -> Batch:
     return batch
 
 
-def check_batch(batch: Batch, features: Mapping[str, Feature]) -> None:
+def check_batch(batch: Batch, features: Mapping[str, Feature], image_size: tuple[int, int] | None = None) -> None:
     """Whether ``batch`` (of one) is what a policy with ``features`` takes. Arrays and torch tensors alike.
+    ``image_size``: (height, width) in which images may come too.
 
     Raises:
         MissingObservation: a feature is absent.
@@ -102,7 +103,7 @@ def check_batch(batch: Batch, features: Mapping[str, Feature]) -> None:
     if extra:
         raise InvalidObservation(f"the policy has no input {', '.join(extra)}; it takes {', '.join(features)}")
     for name, feature in features.items():
-        _check_value(name, feature, batch[name])
+        _check_value(name, feature, batch[name], image_size)
 
 
 def _must_be_declared(name: str) -> bool:
@@ -110,9 +111,10 @@ def _must_be_declared(name: str) -> bool:
     return name == ACTION or ("." in name and not name.startswith(_LANGUAGE_PREFIX))
 
 
-def _check_value(name: str, feature: Feature, value: Value) -> None:
+def _check_value(name: str, feature: Feature, value: Value, image_size: tuple[int, int] | None) -> None:
     shape = tuple(getattr(value, "shape", ()))
-    if shape != (1, *feature.shape):
+    resized = feature.type is FeatureType.VISUAL and image_size and shape == (1, feature.shape[0], *image_size)
+    if shape != (1, *feature.shape) and not resized:
         raise InvalidObservation(
             f"'{name}': expected shape {(1, *feature.shape)}, got {shape} ({type(value).__name__})"
         )

@@ -15,7 +15,8 @@ class PolicySpec:
 
     ``policy_type`` is the model family (``act``), ``backend_type`` the runtime (``onnx``, ``lerobot``,
     ``ascend_om``…), ``device`` where it computes (``cpu``, ``cuda:0``…).
-    ``versions`` names the libraries (for the engine's card).
+    ``versions`` names the libraries (for the engine's card). ``image_size`` (height, width): the model resizes its
+    images to this first, and so takes them in this size as well.
     """
 
     policy_type: str
@@ -25,6 +26,7 @@ class PolicySpec:
     action_dim: int
     input_features: Mapping[str, Feature]
     versions: Mapping[str, str] = field(default_factory=dict)
+    image_size: tuple[int, int] | None = None
 
 
 @runtime_checkable

@@ -18,6 +18,9 @@ STATE = "observation.state"
 # Families that read no language, neither in their processors nor in the model.
 _WITHOUT_LANGUAGE = frozenset({"act", "diffusion", "tdmpc", "vqbet"})
 _EMPTY_CAMERA = "observation.images.empty_camera_"
+# Families whose model fits its images into a square, black on both sides.
+_CENTRED = frozenset({"pi0", "pi05", "pi0_fast"})
+_MAX_SIDE = 4096
 MAX_ELEMENTS = 2**28
 MAX_CHUNK = 100_000
 
@@ -30,6 +33,16 @@ class NormMode(str, Enum):
     IDENTITY = "IDENTITY"
     QUANTILES = "QUANTILES"
     QUANTILE10 = "QUANTILE10"
+
+
+@dataclass(frozen=True)
+class ModelResize:
+    """What a model does to its images first: fit them into (height, width), their proportions kept. The rest is black:
+    on both sides where ``centred``, else on the left and the top."""
+
+    height: int
+    width: int
+    centred: bool
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,28 @@ class PolicyConfig:
     @property
     def action_dim(self) -> int:
         return self.output_features[ACTION].shape[0]
+
+    @property
+    def model_resize(self) -> ModelResize | None:
+        """None where the model takes images as they are, or resizes them in another way.
+
+        Raises:
+            PolicyFolderError: the size is none.
+        """
+        if self.type in _CENTRED:
+            key, size = "image_resolution", self.raw.get("image_resolution", [224, 224])
+        elif self.type == "smolvla":
+            key, size = "resize_imgs_with_padding", self.raw.get("resize_imgs_with_padding", [512, 512])
+        else:
+            return None
+        if size is None:
+            return None
+        sizes = check(size, list, f"config.json: key '{key}'")
+        if len(sizes) != 2 or not all(isinstance(n, int) and 1 <= n <= _MAX_SIDE for n in sizes):
+            raise PolicyFolderError(f"config.json: key '{key}' must be two sizes up to {_MAX_SIDE}, found {size!r:.60}")
+        # SmolVLA writes (width, height).
+        height, width = sizes if self.type in _CENTRED else sizes[::-1]
+        return ModelResize(height, width, self.type in _CENTRED)
 
     @property
     def takes_prompt(self) -> bool:

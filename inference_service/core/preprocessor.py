@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from inference_service.core.batch import AffineImage, Batch, Feature, FeatureType, Float32, Observation, UInt8
+from inference_service.core.batch import AffineImage, Batch, Feature, FeatureType, Float32, Observation, UInt8, Value
 from inference_service.core.errors import InvalidObservation, MissingObservation
-from inference_service.core.policy_config import STATE
+from inference_service.core.policy_config import STATE, ModelResize
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.processing import Pipeline, Transition
 from inference_service.core.processing.basic import RenameObservations
-from inference_service.core.resize import resize_bilinear
+from inference_service.core.resize import resize_bilinear, resize_with_pad
 
 TASK = "task"
 RAW_STATE = "raw_state"
@@ -32,14 +32,19 @@ class Prepared:
 class TensorPreprocessor:
     """Runs a policy's ``policy_preprocessor.json`` on observations. Keeps no state of a request."""
 
-    def __init__(self, folder: PolicyFolder) -> None:
+    def __init__(self, folder: PolicyFolder, shrink_images: bool = False) -> None:
         """
+        ``shrink_images``: do here what the model does to its images first, where that makes them smaller
+        (:attr:`~inference_service.core.policy_config.PolicyConfig.model_resize`). For an engine across a network that
+        has said it takes them so.
+
         Raises:
             PolicyError: the pipeline cannot be executed exactly as LeRobot would.
         """
         self._config = folder.config
         self._features = folder.config.input_features
         self._pipeline = folder.pipelines[0]
+        self._resize = folder.config.model_resize if shrink_images else None
         self._sources = _sources(self._features, self._pipeline)
 
     def __call__(self, observation: Observation) -> Prepared:
@@ -65,6 +70,9 @@ class TensorPreprocessor:
         if prompt is not None:
             transition.complementary[TASK] = prompt
         self._pipeline(transition)
+        if self._resize is not None:
+            resize = self._resize
+            transition.observation = {name: _shrunk(v, resize) for name, v in transition.observation.items()}
         return Prepared({**transition.observation, **transition.complementary}, transition.context)
 
     def _prompt(self, observation: Observation) -> str | None:
@@ -121,6 +129,15 @@ def _image(key: str, feature: Feature, value: Any) -> AffineImage:
         raise InvalidObservation(f"'{key}': the image is empty, {value.shape}")
     pixels: UInt8 = value
     return AffineImage(resize_bilinear(pixels, height, width))
+
+
+def _shrunk(value: Value, resize: ModelResize) -> Value:
+    """Only pixels that are not normalised: in others, black is not what the model pads with."""
+    if not isinstance(value, AffineImage) or value.norm.kind != "identity":
+        return value
+    if resize.height * resize.width >= value.pixels.shape[0] * value.pixels.shape[1]:
+        return value
+    return AffineImage(resize_with_pad(value.pixels, resize.height, resize.width, resize.centred))
 
 
 def _vector(key: str, feature: Feature, value: Any) -> Float32:

@@ -64,6 +64,25 @@ def resize_bilinear(image: UInt8, height: int, width: int) -> UInt8:
     return out.reshape(height, width, channels)
 
 
+def resize_with_pad(image: UInt8, height: int, width: int, centred: bool) -> UInt8:
+    """``image`` (H, W, C) uint8 as large as fits into (height, width, C), its proportions kept, the rest black.
+
+    ``centred``: black on both sides, as pi0 and its kin (``resize_with_pad_torch``); else on the left and the top, as
+    SmolVLA (``resize_with_pad``; both in ``lerobot/policies/common/vla_utils.py``, 0.6.1). They do it on floats: the
+    difference is the rounding to uint8, at most half a step of 1/255.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    ratio = max(image.shape[1] / width, image.shape[0] / height)
+    inner = resize_bilinear(image, int(image.shape[0] / ratio), int(image.shape[1] / ratio))
+    top, left = height - inner.shape[0], width - inner.shape[1]
+    if centred:
+        top, left = top // 2, left // 2
+    out = np.zeros((height, width, image.shape[2]), np.uint8)
+    out[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return out
+
+
 @lru_cache(maxsize=64)
 def _axis(size: int, target: int, channels: int) -> _Axis:
     """Torch's ``area_pixel_compute_source_index``; with ``channels`` interleaved values per index.

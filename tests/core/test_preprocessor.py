@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from inference_service.core.batch import AffineImage
-from inference_service.core.errors import InvalidObservation, MissingObservation
+from inference_service.core.engine import check_batch
+from inference_service.core.errors import InvalidObservation, MissingObservation, PolicyFolderError
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.preprocessor import TensorPreprocessor
 from inference_service.core.resize import resize_bilinear
@@ -114,6 +115,46 @@ def test_a_missing_stream_is_named(preprocessor: TensorPreprocessor, name: str, 
         del observation[name]
     with pytest.raises(MissingObservation, match=rf"lacks '{name}'.*contract"):
         preprocessor(observation)
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "shape"),
+    [
+        ("pi0", {}, (1, 3, 224, 224)),
+        ("pi05", {"image_resolution": [112, 150]}, (1, 3, 112, 150)),
+        ("smolvla", {"resize_imgs_with_padding": [200, 100]}, (1, 3, 100, 200)),
+        ("smolvla", {"resize_imgs_with_padding": None}, (1, 3, 480, 640)),
+        ("pi0", {"image_resolution": [512, 640]}, (1, 3, 480, 640)),
+        ("act", {}, (1, 3, 480, 640)),
+    ],
+)
+def test_images_are_shrunk_as_the_model_would_when_asked(
+    tmp_path: Path, family: str, config: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    norm = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
+    path = make_plain_folder(tmp_path, image=(480, 640), type=family, norm=norm, **config)
+    folder, observation = PolicyFolder.load(path), make_observation(image=(480, 640))
+    assert TensorPreprocessor(folder)(observation).batch[TOP].shape == (1, 3, 480, 640)
+    batch = TensorPreprocessor(folder, shrink_images=True)(observation).batch
+    assert batch[TOP].shape == shape
+    features = folder.config.input_features
+    check_batch(batch, features, shape[2:])
+    if shape[2:] != (480, 640):
+        with pytest.raises(InvalidObservation, match="expected shape"):
+            check_batch(batch, features)
+
+
+def test_normalised_images_are_not_shrunk(tmp_path: Path) -> None:
+    """The model would pad them with 0 after normalisation, which no pixel stands for."""
+    folder = PolicyFolder.load(make_plain_folder(tmp_path, image=(480, 640), type="pi0"))
+    batch = TensorPreprocessor(folder, shrink_images=True)(make_observation(image=(480, 640))).batch
+    assert batch[TOP].shape == (1, 3, 480, 640)
+
+
+def test_a_size_that_is_none(tmp_path: Path) -> None:
+    folder = PolicyFolder.load(make_plain_folder(tmp_path, type="pi0", image_resolution=[0, 224]))
+    with pytest.raises(PolicyFolderError, match="'image_resolution' must be two sizes"):
+        TensorPreprocessor(folder, shrink_images=True)
 
 
 IMAGE = np.zeros((96, 128, 3), np.uint8)

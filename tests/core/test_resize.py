@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_service.core.resize import resize_bilinear
+from inference_service.core.resize import resize_bilinear, resize_with_pad
 
 SIZES = [
     ((480, 640), (96, 128)),
@@ -109,3 +109,26 @@ def test_torch_without_fma_differs_at_a_few_ties_only() -> None:
     path = os.pathsep.join([str(Path(__file__).parent), str(Path.cwd())])
     env = os.environ | {"ATEN_CPU_CAPABILITY": "default", "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=100)
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (97, 131), (224, 224), (300, 300), (30, 1000), (100, 100)])
+@pytest.mark.parametrize("target", [(224, 224), (512, 384)])
+def test_fitting_equals_the_models_own_but_for_rounding(size: tuple[int, int], target: tuple[int, int]) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("lerobot")
+    from lerobot.policies.common.vla_utils import resize_with_pad as left_and_top
+    from lerobot.policies.common.vla_utils import resize_with_pad_torch as both_sides
+
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    floats = torch.from_numpy(pixels.astype(np.float32) / np.float32(255)).permute(2, 0, 1)[None]
+    theirs = {
+        True: both_sides(floats.permute(0, 2, 3, 1), *target)[0].numpy(),
+        False: left_and_top(floats, *target, pad_value=0)[0].permute(1, 2, 0).numpy(),
+    }
+    for centred, expected in theirs.items():
+        mine = resize_with_pad(pixels, *target, centred=centred) / np.float32(255)
+        assert mine.shape == expected.shape
+        assert np.abs(mine - expected).max() <= 0.5 / 255 + 1e-6
+        # black stays black, to the pixel
+        assert np.array_equal(mine.any(axis=(1, 2)), expected.any(axis=(1, 2)))
+        assert np.array_equal(mine.any(axis=(0, 2)), expected.any(axis=(0, 2)))
