@@ -77,11 +77,13 @@ def test_it_computes_what_the_model_does(open_session: Open, model: Path) -> Non
     assert session.versions == {"librknnrt": "2.3.2", "rknpu driver": "0.9.8", "npu cores": "auto"}
 
 
-def test_the_same_question_may_have_the_same_answer(open_session: Open) -> None:
+def test_the_same_question_may_have_the_same_answer(simulator: RKNNSimulator, open_session: Open) -> None:
     session = open_session()
+    before = simulator.inferences
     first = session.run(inputs())[0]
     kept = first.copy()
     assert np.array_equal(session.run(inputs())[0], first)
+    assert simulator.inferences == before + 2, "a suspicion without reason"
     session.run(inputs(1))
     assert np.array_equal(first, kept), "an answer that was handed out changed later"
 
@@ -166,7 +168,7 @@ def test_an_answer_of_the_call_before_is_asked_for_again(
     """Fault: ``rknn_run`` fails once, which RKNNLite does not tell. Expected: the right answer and a warning."""
     simulator.set(faults={"inference": {"3": "stale"}})
     session = open_session()
-    session.run(inputs(0))
+    session.run(inputs(0))[0].fill(7)
     np.testing.assert_allclose(session.run(inputs(1))[0], reference(model, inputs(1)), rtol=1e-5, atol=1e-5)
     assert "answer of the call before" in caplog.text
 

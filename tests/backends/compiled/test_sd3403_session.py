@@ -98,7 +98,7 @@ def test_the_action_may_be_another_output(simulator: SD3403Simulator, open_sessi
         open_session()
 
 
-@pytest.mark.parametrize("fault", ["chatter", "half a magic", "log"])
+@pytest.mark.parametrize("fault", ["chatter", "half a magic", "trickle", "log"])
 def test_vendor_chatter_is_read_past(simulator: SD3403Simulator, open_session: Open, fault: str) -> None:
     simulator.set(faults={"2": fault})
     session = open_session()

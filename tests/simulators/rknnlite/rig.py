@@ -50,6 +50,11 @@ class RKNNSimulator:
         return [entry["rule"] for entry in self.journal]
 
     @property
+    def inferences(self) -> int:
+        """Calls of ``inference`` in this process so far."""
+        return int(sys.modules["rknnlite.api"]._calls[f"{self.directory}:inference"])
+
+    @property
     def unreleased(self) -> list[Any]:
         """Objects of this process that hold a runtime."""
         module = sys.modules.get("rknnlite.api")

@@ -29,7 +29,19 @@ REQUEST, INPUT = struct.Struct("<IHHII"), struct.Struct("<III")
 REPLY, OUTPUT = struct.Struct("<IHHIIIiI"), struct.Struct("<IIIIII")
 START_FAULTS = ("exit", "mute", "deaf", "stubborn", "junk", "log")
 FAULTS = (
-    *("chatter", "half a magic", "junk", "log", "wrong id", "wrong version", "refuse", "hang", "die", "die in reply"),
+    *(
+        "chatter",
+        "half a magic",
+        "trickle",
+        "junk",
+        "log",
+        "wrong id",
+        "wrong version",
+        "refuse",
+        "hang",
+        "die",
+        "die in reply",
+    ),
     *("half a reply", "nan", "no outputs", "integers", "unknown type", "twice", "wrong size", "wrong dims"),
     *("many outputs", "many dims", "many bytes", "much text", "short"),
 )
@@ -291,6 +303,10 @@ class Simulator:
 
     def reply(self, request_id: int, outputs: list[bytes], **header: Any) -> None:
         whole = memoryview(self.packed(request_id, outputs, **header))
+        if self.settings.get("faults", {}).get(str(request_id)) == "trickle":
+            for end in range(1, 40):
+                whole = whole[self.out.write(whole[:1]) :]
+                time.sleep(0.01 if end < 10 else 0)
         while whole:
             whole = whole[self.out.write(whole) :]
 
