@@ -86,6 +86,14 @@ def build_parameters(parameters_type: type[P], values: dict[str, str]) -> P:
         raise ParameterError("\n".join(lines)) from error
 
 
+def describe_parameters(parameters_type: type[NodeParameters]) -> str:
+    """The parameters with their defaults, one a line, for people."""
+    lines = ["parameters, as KEY:=VALUE or --ros-args -p KEY:=VALUE:"]
+    for name, field in parameters_type.model_fields.items():
+        lines.append(f"  {name}: {'required' if field.is_required() else repr(field.default)}")
+    return "\n".join(lines) + "\n"
+
+
 class _RosFormatter(logging.Formatter):
     """``[INFO] [1700000000.123456789] [node]: message``, as rcutils prints it."""
 
@@ -108,6 +116,9 @@ def run_node(parameters_type: type[P], start: Callable[[Node, P], App], argv: Se
 
     0 after a signal, 1 when the app failed, 2 for bad parameters or a configuration that cannot work.
     """
+    if any(word in ("-h", "--help") for word in argv):
+        sys.stdout.write(describe_parameters(parameters_type))
+        return 0
     configure_logging()
     faulthandler.enable()
     stop = threading.Event()
