@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from inference_service.demo.events import Card, Chunk, Command, Event, Health, Joints, MachineTick, QueueSize, Resources
+from inference_service.dispatch.timing import TickClock, TickTimes
 
 KEPT = "kept"
 NOT_OBSERVED = "not observed"
@@ -22,7 +23,7 @@ ERROR_LEVEL = 2
 ARRIVAL_SLACK_S = 0.25
 DIAGNOSTICS_PERIOD_S = 1.0
 TICK_JITTER = 0.20
-MIN_TICKS = 200
+MIN_TICKS = 150
 
 
 @dataclass(frozen=True)
@@ -130,36 +131,49 @@ class CommandLimits(Monitor):
 
 
 class TickJitter(Monitor):
-    """P4: the 99th percentile of the dispatcher's tick interval stays within 20 % of its period.
+    """P4: the 99th percentile of the tick interval stays within 20 % of the period while the robot is commanded.
 
-    Where this machine is so busy that a thread which only sleeps is as late, the tick's lateness shows nothing.
+    Measured twice: on the stream that the observer sees, and by the dispatcher itself. The stream is late when the
+    observer is, the dispatcher's figures hold the start-up, when every process loads its libraries: late is what both
+    call late. Where this machine is so busy that a thread which only sleeps is as late, lateness shows nothing.
     """
 
     promise = "P4"
 
     def __init__(self, terms: Terms) -> None:
         super().__init__(terms)
+        self._commanded = False
         self._ticks = 0
-        self._p99_ms: float | None = None
+        self._stream = TickClock()
+        self._own_p99_ms: float | None = None
         self._machine_p99_ms = 0.0
 
     def see(self, event: Event) -> None:
-        if isinstance(event, QueueSize):
+        if isinstance(event, Command):
+            self._commanded = True
+        elif isinstance(event, QueueSize) and self._commanded:
             self._ticks += 1
+            self._stream.record(round(event.t * 1e9))
         elif isinstance(event, Health) and event.node == DISPATCHER:
-            self._p99_ms = event.number("tick_p99_ms") or self._p99_ms
+            self._own_p99_ms = event.number("tick_p99_ms") or self._own_p99_ms
         elif isinstance(event, MachineTick):
             self._machine_p99_ms = event.p99_ms
 
+    @property
+    def seen(self) -> TickTimes:
+        """Tick intervals on the stream since the first command; zeros before the second tick."""
+        return self._stream.times()
+
     def verdict(self) -> str:
-        if self._p99_ms is None or self._ticks < MIN_TICKS:
+        if self._own_p99_ms is None or self._ticks < MIN_TICKS:
             return NOT_OBSERVED
         allowed = self.terms.period_s * 1e3 * (1 + TICK_JITTER)
-        if self._p99_ms <= allowed:
+        p99 = min(self._own_p99_ms, self.seen.p99_ms)
+        if p99 <= allowed:
             return KEPT
-        if self._machine_p99_ms <= allowed:
-            return f"the 99th percentile of the tick interval is {self._p99_ms:.1f} ms, {allowed:.1f} ms allowed"
-        return NOT_OBSERVED
+        if self._machine_p99_ms > allowed:
+            return NOT_OBSERVED
+        return f"the 99th percentile of the tick interval is {p99:.1f} ms, {allowed:.1f} ms allowed"
 
 
 class _Starvation(Monitor):
@@ -322,8 +336,10 @@ class PromiseWatch:
     """All ten."""
 
     def __init__(self, terms: Terms) -> None:
-        kinds = (ActionAge, FreshObservations, CommandLimits, TickJitter, LossIsTold, Resumes, AppliedOnce)
-        self._monitors = [kind(terms) for kind in (*kinds, SamePolicy, BoundedMessages, FlatResources)]
+        self.ticks = TickJitter(terms)
+        before = [kind(terms) for kind in (ActionAge, FreshObservations, CommandLimits)]
+        after = [kind(terms) for kind in (LossIsTold, Resumes, AppliedOnce, SamePolicy, BoundedMessages, FlatResources)]
+        self._monitors: list[Monitor] = [*before, self.ticks, *after]
 
     def see(self, event: Event) -> None:
         """One event, in order of arrival."""

@@ -9,6 +9,7 @@ actions               commands that followed a chunk: the messages seen on the c
 hold_ticks            the dispatcher's own count since its start
 hold_ticks_after_5s   holds from five seconds after the first command on
 tick_ms               the dispatcher's tick interval: its period, and what it measured since its start
+observed_tick_ms      the same on the stream since the first command, as the observer saw it
 machine_tick_p99_ms   the same interval of a thread that only sleeps: where it is late too, P4 cannot be judged
 latency_ms            of one inference and its stages; null where a stage never came up
 log_lines             the documented lines: seen or not, or "not applicable" in this mode
@@ -77,6 +78,7 @@ def _build(r: Recording, facts: RunFacts) -> dict[str, Any]:
         "hold_ticks": int(r.dispatcher("hold_ticks") or 0),
         "hold_ticks_after_5s": holds_after_settled(r),
         "tick_ms": tick_ms(r),
+        "observed_tick_ms": observed_tick_ms(r),
         "machine_tick_p99_ms": r.machine_tick.p99_ms if r.machine_tick else None,
         "latency_ms": {
             stage: percentiles([c.stages[stage] for c in r.chunks if stage in c.stages]) for stage in STAGES
@@ -100,6 +102,13 @@ def tick_ms(r: Recording) -> dict[str, float | None]:
     """The dispatcher's control tick in milliseconds, as it measured it itself."""
     keys = {"period": "tick_period_ms", "p50": "tick_p50_ms", "p99": "tick_p99_ms", "max": "tick_max_ms"}
     return {name: r.dispatcher(key) for name, key in keys.items()}
+
+
+def observed_tick_ms(r: Recording) -> dict[str, float | None]:
+    """The tick interval on the stream since the first command, milliseconds; null before the second tick."""
+    seen = r.promises.ticks.seen
+    figures = {"p50": seen.p50_ms, "p99": seen.p99_ms, "max": seen.max_ms}
+    return {name: round(ms, 3) if seen.max_ms else None for name, ms in figures.items()}
 
 
 def holds_after_settled(r: Recording) -> int:

@@ -23,6 +23,7 @@ def test_the_figures_of_a_good_run(tmp_path: Path) -> None:
     assert report["inferences"] == 10
     assert (report["actions"], report["hold_ticks"], report["hold_ticks_after_5s"]) == (198, 2, 0)
     assert report["tick_ms"] == {"period": 50.0, "p50": 50.0, "p99": 51.5, "max": 58.0}
+    assert report["observed_tick_ms"] == {"p50": 50.0, "p99": 50.0, "max": 50.0}
     assert report["latency_ms"]["wire"] == {"p50": 2.0, "p99": 2.0}
     assert list(report["latency_ms"]) == ["total", "preprocess", "wire", "queue", "inference", "postprocess"]
     assert report["processes"][1] == {
