@@ -22,7 +22,8 @@ from pydantic import Field
 
 from inference_service.core.errors import SafetyError, TransportError
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_message
-from inference_service.nodes.runtime import NodeParameters, ParameterError, run_node, yield_to_control
+from inference_service.nodes.ros_arguments import ParameterError
+from inference_service.nodes.runtime import NodeParameters, run_node, yield_to_control
 from inference_service.sim.faults import Faults
 from inference_service.sim.pictures import FileFormat, RawEncoding, encode_file, encode_raw
 from inference_service.sim.renderer import Renderer, RendererKind, make_renderer
