@@ -81,11 +81,15 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class MachineTick:
-    """The tick interval, milliseconds, of a thread that only sleeps (``metronome.py``), since the start of the run."""
+class Machine:
+    """The state of this machine since the start of the run (``machine.py``).
+
+    ``sleeper_p99_ms``: the tick interval of a thread that only sleeps. ``foreign_cores``: cores that others keep busy.
+    """
 
     t: float
-    p99_ms: float
+    sleeper_p99_ms: float
+    foreign_cores: float
 
 
-Event = Command | Chunk | Joints | QueueSize | Health | Card | Resources | MachineTick
+Event = Command | Chunk | Joints | QueueSize | Health | Card | Resources | Machine

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from inference_service.core.batch import UInt8
-from inference_service.demo.events import Card, Chunk, Command, Event, Health, Joints, MachineTick, QueueSize, Resources
+from inference_service.demo.events import Card, Chunk, Command, Event, Health, Joints, Machine, QueueSize, Resources
 from inference_service.demo.promises import DISPATCHER, PromiseWatch, Terms
 
 SETTLED_S = 5.0
@@ -32,7 +32,7 @@ class Recording:
     ready_at: dict[str, float] = field(default_factory=dict)
     resources: dict[str, Resources] = field(default_factory=dict)
     card: Card | None = None
-    machine_tick: MachineTick | None = None
+    machine: Machine | None = None
     frames: dict[str, UInt8] = field(default_factory=dict)
     inferences: int = 0
     commanded: dict[str, int] = field(default_factory=dict)
@@ -86,8 +86,8 @@ class Recording:
             self._keep_health(event)
         elif isinstance(event, Card):
             self.card = event
-        elif isinstance(event, MachineTick):
-            self.machine_tick = event
+        elif isinstance(event, Machine):
+            self.machine = event
         else:
             self.resources[event.process] = event
 

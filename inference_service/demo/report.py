@@ -10,7 +10,8 @@ hold_ticks            the dispatcher's own count since its start
 hold_ticks_after_5s   holds from five seconds after the first command on
 tick_ms               the dispatcher's tick interval: its period, and what it measured since its start
 observed_tick_ms      the same on the stream since the first command, as the observer saw it
-machine_tick_p99_ms   the same interval of a thread that only sleeps: where it is late too, P4 cannot be judged
+machine               the same interval's p99 of a thread that only sleeps, and the cores that others kept busy:
+                      where either is high, a late tick shows nothing and P4 is not judged
 latency_ms            of one inference and its stages; null where a stage never came up
 log_lines             the documented lines: seen or not, or "not applicable" in this mode
 promises              P1 to P10: "kept", "not observed", or the breach
@@ -79,7 +80,7 @@ def _build(r: Recording, facts: RunFacts) -> dict[str, Any]:
         "hold_ticks_after_5s": holds_after_settled(r),
         "tick_ms": tick_ms(r),
         "observed_tick_ms": observed_tick_ms(r),
-        "machine_tick_p99_ms": r.machine_tick.p99_ms if r.machine_tick else None,
+        "machine": machine(r),
         "latency_ms": {
             stage: percentiles([c.stages[stage] for c in r.chunks if stage in c.stages]) for stage in STAGES
         },
@@ -109,6 +110,15 @@ def observed_tick_ms(r: Recording) -> dict[str, float | None]:
     seen = r.promises.ticks.seen
     figures = {"p50": seen.p50_ms, "p99": seen.p99_ms, "max": seen.max_ms}
     return {name: round(ms, 3) if seen.max_ms else None for name, ms in figures.items()}
+
+
+def machine(r: Recording) -> dict[str, float | None]:
+    """How busy this machine was besides."""
+    seen = r.machine
+    return {
+        "sleeper_p99_ms": round(seen.sleeper_p99_ms, 3) if seen else None,
+        "foreign_cores": round(seen.foreign_cores, 2) if seen else None,
+    }
 
 
 def holds_after_settled(r: Recording) -> int:

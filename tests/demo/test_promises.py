@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from demo_streams import STAGES, TERMS, TOPIC, command, dispatcher, good_run, with_ticks
 
-from inference_service.demo.events import Card, Chunk, Command, Event, MachineTick, QueueSize, Resources
+from inference_service.demo.events import Card, Chunk, Command, Event, Machine, QueueSize, Resources
 from inference_service.demo.promises import KEPT, NOT_OBSERVED, PromiseWatch, Terms, broken_promises
 
 
@@ -83,9 +83,11 @@ def test_p4_late_is_what_stream_and_dispatcher_both_call_late(events: list[Event
     assert verdicts(events)["P4"] == KEPT
 
 
-@pytest.mark.parametrize(("machine_ms", "judged"), [(75.0, False), (52.0, True)])
-def test_p4_cannot_be_judged_where_a_sleeping_thread_is_as_late(machine_ms: float, judged: bool) -> None:
-    found = verdicts([*late_ticks(), dispatcher(16.0, tick_p99_ms=79.0), MachineTick(16.0, machine_ms)])
+@pytest.mark.parametrize(
+    ("sleeper_ms", "foreign", "judged"), [(75.0, 0.0, False), (52.0, 1.0, False), (52.0, 0.1, True)]
+)
+def test_p4_cannot_be_judged_on_a_busy_machine(sleeper_ms: float, foreign: float, judged: bool) -> None:
+    found = verdicts([*late_ticks(), dispatcher(16.0, tick_p99_ms=79.0), Machine(16.0, sleeper_ms, foreign)])
     assert (found["P4"] != NOT_OBSERVED) is judged
 
 
