@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from inference_service.readiness import remove_status, write_status
@@ -71,10 +71,20 @@ class DiagnosticsPublisher:
         """Collect and publish at once, on the calling thread."""
         header = get_message("std_msgs/msg/Header")(stamp=stamp_message(self._node.now_ns()), frame_id="")
         array = get_message("diagnostic_msgs/msg/DiagnosticArray")
-        statuses = self._collect()
+        statuses = [self._with_peers(status) for status in self._collect()]
         self._publisher.publish(array(header=header, status=[s.to_message() for s in statuses]))
         waiting = [s.message for s in statuses if not s.ready]
         write_status(self._node.name, ready=not waiting, message="; ".join(waiting))
+
+    def _with_peers(self, status: Status) -> Status:
+        """What the transport has to say of other processes: bytes that did not decode, endpoints that do not match."""
+        conflicts = self._node.conflicts
+        told = {
+            "malformed_messages": str(self._node.malformed),
+            "peer_conflicts": str(len(conflicts)),
+            **({"last_peer_conflict": conflicts[-1]} if conflicts else {}),
+        }
+        return replace(status, values={**status.values, **told})
 
     def close(self) -> None:
         self._timer.cancel()

@@ -185,4 +185,5 @@ def from_value(value: Message) -> Any:
 
 def _adapter(field: FieldInfo) -> TypeAdapter[Any]:
     annotation: Any = field.annotation
-    return TypeAdapter(getitem(Annotated, (annotation, *field.metadata)) if field.metadata else annotation)
+    kind: Any = getitem(Annotated, (annotation, *field.metadata)) if field.metadata else annotation
+    return TypeAdapter(kind)

@@ -131,6 +131,14 @@ class Node(Protocol):
     """Without the leading slash."""
     errors: int
     """Exceptions that left callbacks."""
+    conflicts: list[str]
+    """Peers that cannot be heard or told apart (another QoS or type on a topic of ours, our node's name): one sentence
+    each, logged once."""
+
+    @property
+    def malformed(self) -> int:
+        """Messages, requests and responses whose bytes did not decode, in all."""
+        ...
 
     def now_ns(self) -> int:
         """ROS time in nanoseconds: the system clock, or ``/clock`` where ``use_sim_time`` is set."""

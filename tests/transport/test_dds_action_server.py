@@ -196,3 +196,9 @@ def test_an_execute_that_returns_nonsense_aborts_its_goal(domain_id: int, answer
         assert rig.node.errors == 1
     finally:
         rig.close()
+
+
+def test_a_goal_without_an_id_is_rejected_and_a_cancel_for_an_unknown_one_answered(rig: Rig) -> None:
+    assert not rig.send(bytes(16))
+    assert rig.cancel(_id()) == (2, [])
+    assert rig.send(_id())

@@ -34,6 +34,10 @@ class DdsActionClient:
     def server_is_ready(self) -> bool:
         return self.send_goal_service.is_ready and self.get_result_service.is_ready
 
+    @property
+    def malformed(self) -> int:
+        return sum(one.malformed for one in (self.send_goal_service, self.get_result_service, self.cancel_service))
+
     def send_goal(self, request: Message, on_result: ResultCallback) -> DdsClientGoal:
         """See the protocol. The status of a rejected goal is ``UNKNOWN``.
 

@@ -97,6 +97,10 @@ class DdsActionServer:
         self._send_goal = ServiceServer(wiring, group, f"{prefix}/send_goal", types.send_goal, self._on_send_goal)
         self._sweeper = group.add_timer(_SWEEP_S, self._sweep)
 
+    @property
+    def malformed(self) -> int:
+        return sum(service.malformed for service in (self._send_goal, self._get_result, self._cancel))
+
     # -- requests, on the group's thread ---------------------------------------------------------------------------
 
     def _on_send_goal(self, request: RequestId, message: Message) -> None:
@@ -121,6 +125,8 @@ class DdsActionServer:
 
     def _admit(self, goal_id: bytes, request: Message) -> _Goal | None:
         """The goal, in the table, or None when it is rejected."""
+        if not any(goal_id):  # it would mean every goal in a cancel request
+            return None
         if goal_id in self._goals or self._running() >= self._max_concurrent:
             return None
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from cyclonedds.core import DDSException, Entity, Policy, Qos
@@ -24,15 +26,28 @@ _MAX_BLOCKING_S = 0.5
 _UNLIMITED = -1
 
 
-def open_participant(config: DdsConfig) -> DomainParticipant:
+@dataclass(frozen=True)
+class LocalEndpoint:
+    """A writer or reader of ours as discovery would tell of it; names as they are on DDS."""
+
+    topic: str
+    type_name: str
+    writes: bool
+    qos: QoS
+
+
+def open_participant(config: DdsConfig, name: str = "") -> DomainParticipant:
     """Join the domain as a ROS 2 context does (participant USER_DATA names the security enclave, REP 2009).
+
+    ``name``: full name of the node, for peers of this package; ROS takes no notice of it.
 
     Raises:
         TransportError: the DDS library refuses its configuration or finds no place in the domain.
     """
     apply_config(config)
     try:
-        return DomainParticipant(config.domain_id, Qos(Policy.Userdata(b"enclave=/;")))
+        policies = [Policy.Userdata(b"enclave=/;"), *([Policy.EntityName(name)] if name else [])]
+        return DomainParticipant(config.domain_id, Qos(*policies))
     except DDSException as error:
         raise TransportError(
             f"cannot join DDS domain {config.domain_id}: {error} Cyclone DDS printed the reason above; usual ones are "
@@ -50,8 +65,10 @@ def user_data(type_name: str, **entries: str) -> bytes:
 class Participant:
     """A DDS participant and its topics: one Topic per name, without QoS, whatever number of endpoints it has."""
 
-    def __init__(self, config: DdsConfig) -> None:
-        self.entity = open_participant(config)
+    def __init__(self, config: DdsConfig, name: str = "") -> None:
+        self.entity = open_participant(config, name)
+        self.on_new_endpoint: Callable[[LocalEndpoint], None] = lambda _: None
+        self._endpoints: dict[bytes, LocalEndpoint] = {}
         self._topics: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -66,6 +83,20 @@ class Participant:
                     f"DDS topic {name} is of type {topic.typename} in this node, cannot be {layout.__name__} too"
                 )
             return topic
+
+    def endpoints(self) -> list[LocalEndpoint]:
+        """Those that live now."""
+        with self._lock:
+            return list(self._endpoints.values())
+
+    def add_endpoint(self, guid: bytes, endpoint: LocalEndpoint) -> None:
+        with self._lock:
+            self._endpoints[guid] = endpoint
+        self.on_new_endpoint(endpoint)
+
+    def remove_endpoint(self, guid: bytes) -> None:
+        with self._lock:
+            self._endpoints.pop(guid, None)
 
     def close(self) -> None:
         with self._lock:
@@ -89,13 +120,17 @@ def _policies(qos: QoS) -> list[Any]:
 class _Endpoint:
     """``guid``: 16 bytes in the order of the wire. ``entity``: cyclonedds' own object."""
 
-    def __init__(self, topic: str, entity: Entity) -> None:
-        self.topic = topic
+    def __init__(self, participant: Participant, topic: Any, entity: Entity, qos: QoS) -> None:
+        self.topic: str = topic.name
         self.entity = entity
         self.guid = bytes(entity.guid.bytes)
+        self._participant = participant
+        local = LocalEndpoint(topic.name, topic.typename, isinstance(entity, DataWriter), qos)
+        participant.add_endpoint(self.guid, local)
 
     def close(self) -> None:
         """Idempotent."""
+        self._participant.remove_endpoint(self.guid)
         native.delete(self.entity)
 
 
@@ -109,7 +144,8 @@ class RawWriter(_Endpoint):
             policies.append(Policy.DurabilityService(0, history, _UNLIMITED, _UNLIMITED, _UNLIMITED))
         if qos.lifespan_s is not None:
             policies.append(Policy.Lifespan(duration(seconds=qos.lifespan_s)))
-        super().__init__(topic, DataWriter(participant.entity, participant.topic(topic, layout), Qos(*policies)))
+        known = participant.topic(topic, layout)
+        super().__init__(participant, known, DataWriter(participant.entity, known, Qos(*policies)), qos)
 
     @property
     def matched(self) -> int:
@@ -132,7 +168,8 @@ class RawReader(_Endpoint):
 
     def __init__(self, participant: Participant, topic: str, layout: Any, qos: QoS, data: bytes) -> None:
         policies = [*_policies(qos), Policy.Userdata(data)]
-        super().__init__(topic, DataReader(participant.entity, participant.topic(topic, layout), Qos(*policies)))
+        known = participant.topic(topic, layout)
+        super().__init__(participant, known, DataReader(participant.entity, known, Qos(*policies)), qos)
         self.take = native.Taker(self.entity).take
 
     @property

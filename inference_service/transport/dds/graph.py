@@ -42,8 +42,11 @@ class Graph:
         namespace: str,
         gid_size: GidSize,
         group: Callable[[], Group],
+        on_size: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """``group`` gives the group on which to watch for other processes; called only for ``auto``."""
+        """``group`` gives the group on which to watch for other processes; called only for ``auto``. ``on_size`` is
+        told the GID size as soon as it is known."""
+        self._on_size = on_size
         self._participant = participant
         self._name = name
         self._namespace = namespace
@@ -97,6 +100,7 @@ class Graph:
             self._gid_size = gid_size
             self._writer = RawWriter(self._participant, TOPIC, layout, _QOS, data)
             self._announce()
+        self._on_size(gid_size)
 
     def _announce(self) -> None:
         if self._writer is not None:

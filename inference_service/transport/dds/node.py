@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import atexit
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from inference_service.core.errors import TransportError
 from inference_service.transport.dds import native
 from inference_service.transport.dds.action_client import DdsActionClient
 from inference_service.transport.dds.action_server import DdsActionServer, Execute
@@ -19,16 +17,16 @@ from inference_service.transport.dds.config import GidSize, check_domain_id, loa
 from inference_service.transport.dds.endpoints import Participant
 from inference_service.transport.dds.executor import ErrorLog, Executor, FixedRateTimer, Group
 from inference_service.transport.dds.graph import Graph, Wiring
+from inference_service.transport.dds.peers import PeerWatch
 from inference_service.transport.dds.services import RequestId, ServiceClient, ServiceServer
 from inference_service.transport.dds.topics import DdsPublisher, DdsSubscription
+from inference_service.transport.names import check_node_name, resolve
 from inference_service.transport.protocol import Message, QoS
 from inference_service.wire.interfaces import service_types
 
 _CLOSE_S = 1.9
 _JOIN_S = 1.3
 _DEFAULT_QOS = QoS()
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FULL_NAME = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
 
 
 class _Closable(Protocol):
@@ -59,10 +57,7 @@ class DdsNode:
         Raises:
             TransportError: a bad name or environment variable, or the domain cannot be joined.
         """
-        if not _NAME.fullmatch(name):
-            raise TransportError(f"node name {name!r}: wants letters, digits and underscores, without a slash")
-        if namespace != "/" and not _FULL_NAME.fullmatch(namespace):
-            raise TransportError(f"namespace {namespace!r}: wants / or a name like /robot_1")
+        check_node_name(name, namespace)
         config = load_config()
         if domain_id is not None:
             config = replace(config, domain_id=check_domain_id(domain_id))
@@ -75,10 +70,15 @@ class DdsNode:
         self._servers: list[DdsActionServer] = []
         self._closing = threading.Lock()
         self._closed = False
-        self._participant = Participant(config)
+        full_name = f"{namespace.rstrip('/')}/{name}"
+        self._participant = Participant(config, full_name)
         self._executor = Executor(name, lambda: native.WaitSet(self._participant.entity), self._error_log)
         gid_size = config.gid_size if gid_size is None else gid_size
-        self._graph = Graph(self._participant, name, namespace, gid_size, lambda: self._group("_graph"))
+        self.conflicts: list[str] = []
+        peers = PeerWatch(self._participant, full_name, self._group("_graph"), self._on_conflict)
+        self._graph = Graph(
+            self._participant, name, namespace, gid_size, lambda: self._group("_graph"), peers.follow_graph
+        )
         self._wiring = Wiring(self._participant, self._graph)
         self._sim_time_ns: int | None = None
         self._on_jump: list[Callable[[int], None]] = []
@@ -89,6 +89,14 @@ class DdsNode:
 
     def _count_error(self) -> None:
         self.errors += 1
+
+    def _on_conflict(self, text: str) -> None:
+        self.conflicts.append(text)
+        self._logger.warning("%s", text)
+
+    @property
+    def malformed(self) -> int:
+        return sum(getattr(closable, "malformed", 0) for closable in self._closables)
 
     def _group(self, name: str) -> Group:
         return self._executor.group(name)
@@ -118,13 +126,7 @@ class DdsNode:
         self._on_jump.append(callback)
 
     def _resolve(self, name: str) -> str:
-        full = name if name.startswith("/") else f"{self._namespace.rstrip('/')}/{name}"
-        if not _FULL_NAME.fullmatch(full):
-            raise TransportError(
-                f"{name!r} is no ROS 2 name: wants letters, digits and underscores between slashes, "
-                "no part of it starting with a digit"
-            )
-        return full
+        return resolve(self._namespace, name)
 
     def _keep(self, closable: C) -> C:
         self._closables.append(closable)
