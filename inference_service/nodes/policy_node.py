@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from inference_service.core.errors import InferenceServiceError
+from inference_service.core.errors import InferenceServiceError, RequestRejected
 from inference_service.core.motor_units import NormMode
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_to_ns
 from inference_service.nodes.motor_units import motor_units
-from inference_service.nodes.observations import ObservationSampler
+from inference_service.nodes.observations import CLOCK_AHEAD_NS, ObservationSampler
+from inference_service.nodes.parameter_services import Changeable
 from inference_service.nodes.policy_runner import LocalRunner, RemoteRunner, Runner
 from inference_service.nodes.runtime import NodeParameters, monotonic_ms, run_node
 from inference_service.transport.protocol import GoalStatus, Message, Node, ServerGoal
@@ -84,6 +85,14 @@ class PolicyNode:
         )
 
     @property
+    def changeable(self) -> dict[str, Changeable]:
+        """Parameters that can be set while the node runs."""
+        runner = self._runner
+        if not isinstance(runner, RemoteRunner):
+            return {}
+        return {"request_timeout": Changeable(lambda: runner.timeout_s, runner.set_timeout)}
+
+    @property
     def failure(self) -> str | None:
         """Never: what breaks is answered and shown in diagnostics, and the robot holds."""
         return None
@@ -127,7 +136,7 @@ class PolicyNode:
 
     def _infer(self, goal: ServerGoal, started: float) -> tuple[Any, dict[str, float]]:
         request = goal.request
-        stamp = stamp_to_ns(request.obs_timestamp) or self._node.now_ns()
+        stamp = check_goal(request, self._node.now_ns())
         observation = self._units.observation(self._sampler.sample(stamp))
         if request.prompt:
             observation["task"] = request.prompt
@@ -230,6 +239,23 @@ def _result(actions: Any, message: str, latency_ms: float) -> Message:
         message=message,
         inference_latency_ms=latency_ms,
     )
+
+
+def check_goal(request: Message, now_ns: int) -> int:
+    """The stamp that a goal asks for, nanoseconds of ROS time; now where it names none.
+
+    Raises:
+        RequestRejected: no id, or a stamp further in the future than clocks may differ.
+    """
+    if not request.inference_id:
+        raise RequestRejected("the goal's inference_id is empty: give each goal an id of its own")
+    stamp_ns = stamp_to_ns(request.obs_timestamp)
+    if stamp_ns > now_ns + CLOCK_AHEAD_NS:
+        raise RequestRejected(
+            f"the goal's obs_timestamp is {(stamp_ns - now_ns) / 1e9:.1f} s in the future: synchronise the clocks, "
+            "or set use_sim_time alike on both nodes"
+        )
+    return stamp_ns or now_ns
 
 
 def main(argv: Sequence[str]) -> int:

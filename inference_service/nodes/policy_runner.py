@@ -123,17 +123,23 @@ class RemoteRunner:
     ) -> None:
         self._preprocessor = TensorPreprocessor(folder)
         self._postprocessor = TensorPostprocessor(folder)
-        self._timeout_s = parameters.request_timeout
+        self.timeout_s = parameters.request_timeout
         self._client = EngineClient(
             node, folder.fingerprint, parameters.cloud_inference_topic, parameters.cloud_result_topic, on_change
         )
+
+    def set_timeout(self, seconds: float) -> None:
+        """For requests from now on. Raises ValueError for what cannot work."""
+        if not 0 < seconds < float("inf"):
+            raise ValueError(f"request_timeout {seconds} s must be above 0 and finite")
+        self.timeout_s = seconds
 
     def run(self, observation: Observation, obs_stamp_ns: int) -> Answer:
         started = monotonic_ms()
         prepared = self._preprocessor(observation)
         preprocessed = monotonic_ms()
         answer = self._client.infer(
-            prepared.batch, prompt=observation.get("task"), obs_stamp_ns=obs_stamp_ns, timeout_s=self._timeout_s
+            prepared.batch, prompt=observation.get("task"), obs_stamp_ns=obs_stamp_ns, timeout_s=self.timeout_s
         )
         answered = monotonic_ms()
         actions = self._postprocessor(answer.action, prepared.context)

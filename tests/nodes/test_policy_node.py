@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inference_service.core.errors import RequestRejected
 from inference_service.nodes.engine_node import EngineNode, EngineParameters
-from inference_service.nodes.policy_node import STAGES, PolicyNode, PolicyParameters
+from inference_service.nodes.policy_node import STAGES, PolicyNode, PolicyParameters, check_goal
 from inference_service.transport import create_node
 from inference_service.transport.protocol import GoalStatus
 from inference_service.wire.envelope import EngineState, Request
+from inference_service.wire.interfaces import new_message
 from inference_service.wire.variants import from_variants
 from tests.nodes.harness import POLICY, ROBOT, Dispatching, StandInEngine, StandInRobot, wait_until
 
@@ -270,3 +272,32 @@ def test_an_engines_error_reaches_the_dispatcher_by_name(
         return messages[-1] == "non_finite_action: joint 3 is NaN"
 
     assert wait_until(told), messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("goal", "says"),
+    [
+        ({"inference_id": ""}, "rejected: the goal's inference_id is empty"),
+        (
+            {"obs_timestamp": new_message("builtin_interfaces/msg/Time", sec=105)},
+            "rejected: the goal's obs_timestamp",
+        ),
+    ],
+)
+def test_a_goal_that_cannot_be_meant_is_refused_with_the_reason(goal: dict[str, Any], says: str):
+    fields = {"inference_id": "a", **goal}
+    with pytest.raises(RequestRejected) as caught:
+        check_goal(new_message("ibrobot_msgs/action/DispatchInfer_Goal", **fields), 100 * 10**9)
+    assert f"{caught.value.wire_name}: {caught.value}".startswith(says)
+
+
+def test_a_goal_without_a_stamp_is_of_now():
+    goal = new_message("ibrobot_msgs/action/DispatchInfer_Goal", inference_id="a")
+    assert check_goal(goal, 100) == 100
+
+
+def test_a_goal_from_the_future_is_answered(robot: StandInRobot, device: Make, dispatching: Dispatching) -> None:
+    device()
+    status, result = dispatching.infer(stamp_ns=dispatching.node.now_ns() + 60 * 10**9)
+    assert status is GoalStatus.ABORTED
+    assert "in the future" in result.message
