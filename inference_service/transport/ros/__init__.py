@@ -1,0 +1,1 @@
+"""The same protocol on rclpy, where ROS 2 is installed."""
