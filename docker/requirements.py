@@ -6,8 +6,9 @@ Usage: python3 docker/requirements.py [extra …] > requirements.txt
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 
 def requirements(pyproject: Path, extras: list[str]) -> list[str]:
