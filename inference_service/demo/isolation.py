@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from inference_service.core.errors import TransportError
 
 PREFERRED = (100, 101, *range(42, 100), *range(1, 42))
 """From the top: the domains that people set by hand are small, and 0 is everyone's default."""
-
-LOOPBACK_ONLY = (
-    "<CycloneDDS><Domain id='any'><General><Interfaces><NetworkInterface name='lo' multicast='true'/></Interfaces>"
-    "<MaxMessageSize>65500B</MaxMessageSize></General>"
-    "<Internal><SocketReceiveBufferSize min='default' max='32MB'/></Internal>"
-    "<Discovery><MaxAutoParticipantIndex>120</MaxAutoParticipantIndex></Discovery></Domain></CycloneDDS>"
-)
 
 
 def domain_in_use(domain: int) -> bool:
@@ -51,14 +44,18 @@ def isolated(domain: int) -> Iterator[None]:
 
     A ``CYCLONEDDS_URI`` of the caller's is set aside: it may name a robot's network.
     """
-    ours = {"CYCLONEDDS_URI": LOOPBACK_ONLY, "ROS_DOMAIN_ID": str(domain)}
+    ours = {"CYCLONEDDS_URI": None, "DDS_INTERFACE": "lo", "ROS_DOMAIN_ID": str(domain)}
     before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
+    _set_environment(ours)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

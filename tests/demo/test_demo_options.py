@@ -56,9 +56,12 @@ def test_a_domain_in_use_is_passed_over() -> None:
 
 def test_isolation_sets_aside_the_callers_network_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CYCLONEDDS_URI", "file:///robot.xml")
+    monkeypatch.setenv("DDS_INTERFACE", "eth0")
     monkeypatch.delenv("ROS_DOMAIN_ID", raising=False)
     with isolation.isolated(9):
-        assert "name='lo'" in os.environ["CYCLONEDDS_URI"]
+        assert "CYCLONEDDS_URI" not in os.environ
+        assert os.environ["DDS_INTERFACE"] == "lo"
         assert os.environ["ROS_DOMAIN_ID"] == "9"
     assert os.environ["CYCLONEDDS_URI"] == "file:///robot.xml"
+    assert os.environ["DDS_INTERFACE"] == "eth0"
     assert "ROS_DOMAIN_ID" not in os.environ
