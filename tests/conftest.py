@@ -8,6 +8,8 @@ import random
 
 import pytest
 
+from inference_service.demo.isolation import domain_in_use
+
 LOOPBACK_URI = (
     "<CycloneDDS><Domain id='any'><General><Interfaces><NetworkInterface name='lo' multicast='true'/></Interfaces>"
     "<MaxMessageSize>65500B</MaxMessageSize></General>"
@@ -16,13 +18,13 @@ LOOPBACK_URI = (
 )
 os.environ["CYCLONEDDS_URI"] = LOOPBACK_URI
 
-# ROS 2 keeps 0-101 free of ephemeral ports; a random start keeps parallel runs apart.
+# ROS 2 keeps 0-101 free of ephemeral ports; random, so that parallel runs rarely look at the same one.
 _domains = itertools.cycle(random.sample(range(1, 100), 99))
 
 
 @pytest.fixture
 def domain_id(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A DDS domain that no other test of this run uses at the same time; also set as ROS_DOMAIN_ID."""
-    chosen = next(_domains)
+    """A DDS domain that nobody on this machine uses; also set as ROS_DOMAIN_ID."""
+    chosen = next(domain for domain in itertools.islice(_domains, 99) if not domain_in_use(domain))
     monkeypatch.setenv("ROS_DOMAIN_ID", str(chosen))
     return chosen

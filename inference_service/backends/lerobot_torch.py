@@ -157,6 +157,8 @@ def load(folder: PolicyFolder, options: BackendOptions) -> LeRobotPolicy:
     """
     check_extra("lerobot", options.extra, {"seed", "strict"})
     _check_family(folder)
+    # libgomp spins at its barriers, which starves a control tick on the same cores; read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import lerobot
     import torch
 
