@@ -19,6 +19,7 @@ from cyclonedds.idl import make_idl_struct, types
 
 from inference_service.core.errors import TransportError
 from inference_service.transport.dds.config import load_config
+from inference_service.transport.dds.discovery import take_discovered
 from inference_service.transport.dds.endpoints import Participant, RawWriter
 from inference_service.transport.dds.node import DdsNode
 from inference_service.transport.protocol import QoS
@@ -44,7 +45,7 @@ def _endpoints(topic: Any, wanted: set[str]) -> dict[str, Any]:
     deadline = time.monotonic() + 10
     while not wanted <= found.keys():
         assert time.monotonic() < deadline, f"not seen: {wanted - found.keys()}"
-        found.update({one.topic_name: one for one in reader.take(50)})
+        found.update({one.topic_name: one for one in take_discovered(reader, 50)})
         time.sleep(0.01)
     return found
 
@@ -75,7 +76,7 @@ def test_a_participant_names_its_enclave(node: DdsNode) -> None:
     deadline = time.monotonic() + 10
     while True:
         assert time.monotonic() < deadline
-        found = [one for one in reader.take(10) if one.key == wanted]
+        found = [one for one in take_discovered(reader, 10) if one.key == wanted]
         if found:
             break
         time.sleep(0.01)

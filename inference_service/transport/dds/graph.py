@@ -21,6 +21,7 @@ from cyclonedds.core import DDSException, Policy, Qos
 
 from inference_service.transport.dds import native
 from inference_service.transport.dds.config import GidSize
+from inference_service.transport.dds.discovery import take_discovered
 from inference_service.transport.dds.endpoints import Participant, RawWriter, user_data
 from inference_service.transport.dds.executor import Group
 from inference_service.transport.dds.idl import message_layout
@@ -158,7 +159,7 @@ class _RosWatch:
 
     def handle_one(self) -> bool:
         try:
-            endpoints = self._reader.take(1)
+            endpoints = take_discovered(self._reader, 1)
         except DDSException:  # the node is closing
             return False
         for endpoint in endpoints:

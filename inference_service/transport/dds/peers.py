@@ -22,6 +22,7 @@ from cyclonedds.builtin import (
 from cyclonedds.core import DDSException, Policy, Qos
 
 from inference_service.core.errors import MalformedMessage
+from inference_service.transport.dds.discovery import take_discovered
 from inference_service.transport.dds.endpoints import LocalEndpoint, Participant, RawReader
 from inference_service.transport.dds.executor import Group
 from inference_service.transport.dds.idl import message_layout
@@ -153,7 +154,7 @@ class _Builtin:
 
     def handle_one(self) -> bool:
         try:
-            samples = self.reader.take(_BATCH)
+            samples = take_discovered(self.reader, _BATCH)
         except DDSException:  # the node is closing
             return False
         for sample in samples:
