@@ -24,7 +24,7 @@ import numpy as np
 from inference_service.backends.options import available_cpus, check_extra
 from inference_service.core.batch import AffineImage, Batch, Float32, Value, materialise
 from inference_service.core.errors import BackendUnavailable, InferenceFailed, ModelLoadFailed
-from inference_service.core.policy import BackendOptions, PolicySpec
+from inference_service.core.policy import NO_CONTEXT, BackendOptions, InferenceContext, PolicySpec
 
 if TYPE_CHECKING:
     from inference_service.core.policy_folder import PolicyFolder
@@ -67,7 +67,7 @@ class LeRobotPolicy:
     def spec(self) -> PolicySpec:
         return self._spec
 
-    def predict_action_chunk(self, batch: Batch) -> Float32:
+    def predict_action_chunk(self, batch: Batch, context: InferenceContext = NO_CONTEXT) -> Float32:
         if self._policy is None:
             raise InferenceFailed("this policy was closed")
         try:

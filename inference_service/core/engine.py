@@ -12,7 +12,7 @@ import numpy as np
 
 from inference_service.core.batch import AffineImage, Batch, Feature, FeatureType, Float32, Value
 from inference_service.core.errors import InferenceFailed, InvalidObservation, MissingObservation
-from inference_service.core.policy import PolicySpec, PolicyWrapper
+from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec, PolicyWrapper
 from inference_service.core.policy_config import ACTION
 from inference_service.core.postprocessor import require_finite
 
@@ -29,7 +29,7 @@ class InferenceResult:
 
 
 class PureInferenceEngine:
-    """A policy behind a lock. Stateless: the same batch gives the same chunk, whoever asked before."""
+    """A policy behind a lock. Keeps nothing itself; what a policy remembers of a session is the policy's."""
 
     def __init__(self, policy: PolicyWrapper) -> None:
         self._policy = policy
@@ -37,7 +37,7 @@ class PureInferenceEngine:
         self._closed = False
         self.spec: PolicySpec = policy.spec
 
-    def infer(self, batch: Batch) -> InferenceResult:
+    def infer(self, batch: Batch, context: InferenceContext = NO_CONTEXT) -> InferenceResult:
         """One forward pass. The batch reaches the policy by reference.
 
         Raises:
@@ -51,7 +51,7 @@ class PureInferenceEngine:
             if self._closed:
                 raise InferenceFailed("the engine is closed")
             start = time.perf_counter_ns()
-            answer = self._policy.predict_action_chunk(batch)
+            answer = self._policy.predict_action_chunk(batch, context)
             elapsed_ms = (time.perf_counter_ns() - start) / 1e6
         return InferenceResult(self._checked(answer), elapsed_ms)
 

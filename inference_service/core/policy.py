@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,8 @@ class PolicySpec:
     ``ascend_om``…), ``device`` where it computes (``cpu``, ``cuda:0``…).
     ``versions`` names the libraries (for the engine's card). ``image_size`` (height, width): the model resizes its
     images to this first, and so takes them in this size as well.
+    ``n_obs_steps`` above 1: the policy looks back and keeps a session's earlier observations. ``supports_rtc``: it
+    takes a :class:`LeftOver`. ``max_batch`` above 1: it is a :class:`BatchingPolicy`.
     """
 
     policy_type: str
@@ -27,11 +29,44 @@ class PolicySpec:
     input_features: Mapping[str, Feature]
     versions: Mapping[str, str] = field(default_factory=dict)
     image_size: tuple[int, int] | None = None
+    n_obs_steps: int = 1
+    supports_rtc: bool = False
+    max_batch: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOver:
+    """Real-time chunking: what the robot still has to execute of the chunk before (Black et al. 2025, and LeRobot's
+    ``RTCConfig``). ``actions``: normalised, float32 (steps left, action_dim), the first one due at the observation.
+    ``inference_delay``: steps that will have been executed when the answer arrives. ``execution_horizon``: up to
+    which step the new chunk is tied to the old one."""
+
+    actions: Float32
+    inference_delay: int
+    execution_horizon: int
+
+
+@dataclass(frozen=True, eq=False)
+class InferenceContext:
+    """What a request carries beside its observation.
+
+    ``session``: whose observation it is (a device's process); policies that look back keep a history for each, and
+    never mix them. ``seed`` of the noise that a flow or diffusion policy starts from; None leaves it to the
+    backend's own. ``left_over`` only for policies with ``supports_rtc``.
+    """
+
+    session: str = ""
+    seed: int | None = None
+    left_over: LeftOver | None = None
+
+
+NO_CONTEXT = InferenceContext()
 
 
 @runtime_checkable
 class PolicyWrapper(Protocol):
-    """A policy on some runtime. Stateless: the same batch gives the same chunk, whoever asked before.
+    """A policy on some runtime. Stateless but for the histories of sessions: the same batch and context give the same
+    chunk, whoever else asked before.
 
     Safe to call from any one thread at a time; :class:`~inference_service.core.engine.PureInferenceEngine`
     holds the lock.
@@ -40,7 +75,7 @@ class PolicyWrapper(Protocol):
     @property
     def spec(self) -> PolicySpec: ...
 
-    def predict_action_chunk(self, batch: Batch) -> Float32:
+    def predict_action_chunk(self, batch: Batch, context: InferenceContext = NO_CONTEXT) -> Float32:
         """Normalised actions, float32 (chunk_size, action_dim), for a batch of one.
 
         Raises:
@@ -50,6 +85,25 @@ class PolicyWrapper(Protocol):
 
     def close(self) -> None:
         """Release the runtime. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class BatchingPolicy(Protocol):
+    """A policy that computes several robots' chunks in one forward pass."""
+
+    def predict_action_chunks(self, requests: Sequence[tuple[Batch, InferenceContext]]) -> Sequence[Float32]:
+        """One chunk per request, as :meth:`PolicyWrapper.predict_action_chunk` would give it (up to rounding), for at
+        most ``spec.max_batch`` requests of equal shapes."""
+        ...
+
+
+@runtime_checkable
+class RememberingPolicy(Protocol):
+    """A policy with a history for each session."""
+
+    def forget(self, session: str) -> None:
+        """Drop the session's history; the next observation is its first. Unknown sessions are no error."""
         ...
 
 

@@ -14,7 +14,7 @@ from inference_service.core.batch import AffineImage, Batch, Float32, ImageNorm
 from inference_service.core.coordinator import InferenceCoordinator
 from inference_service.core.engine import PureInferenceEngine, synthetic_batch
 from inference_service.core.errors import InferenceFailed, InvalidObservation, MissingObservation, NonFiniteAction
-from inference_service.core.policy import PolicySpec, PolicyWrapper
+from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec, PolicyWrapper
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.postprocessor import TensorPostprocessor
 from inference_service.core.preprocessor import Prepared, TensorPreprocessor
@@ -37,7 +37,7 @@ class RecordingPolicy:
         self.closed = 0
         self.busy = 0
 
-    def predict_action_chunk(self, batch: Batch) -> Float32:
+    def predict_action_chunk(self, batch: Batch, context: InferenceContext = NO_CONTEXT) -> Float32:
         self.busy += 1
         assert self.busy == 1
         time.sleep(0.002)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from inference_service.core.batch import Batch, Float32
 from inference_service.core.errors import InferenceFailed, InferenceServiceError
-from inference_service.core.policy import PolicySpec
+from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec
 
 if TYPE_CHECKING:
     from inference_service.backends.compiled.adapters import Adapter
@@ -54,7 +54,7 @@ class CompiledPolicyWrapper:
         """The policy's name of each of the artifact's inputs."""
         return self._adapter.order
 
-    def predict_action_chunk(self, batch: Batch) -> Float32:
+    def predict_action_chunk(self, batch: Batch, context: InferenceContext = NO_CONTEXT) -> Float32:
         if self._session is None:
             raise InferenceFailed("this policy was closed")
         try:
