@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from inference_service.core.batch import AffineImage, Batch, Feature, FeatureType, Float32, Value
-from inference_service.core.errors import InferenceFailed, InvalidObservation, MissingObservation
-from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec, PolicyWrapper
+from inference_service.core.errors import EngineFault, InferenceFailed, InvalidObservation, MissingObservation
+from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec, PolicyWrapper, RecoverablePolicy
 from inference_service.core.policy_config import ACTION
 from inference_service.core.postprocessor import require_finite
 
@@ -59,6 +59,21 @@ class PureInferenceEngine:
         """Infer once on a made-up batch of the real shapes, so that the first request pays for nothing. Raises
         what :meth:`infer` raises: a policy that cannot answer this will answer no robot."""
         return self.infer(synthetic_batch(self.spec.input_features))
+
+    def recover(self) -> InferenceResult:
+        """Start a runtime again that answered with EngineFault, and warm it up. May be tried as often as one likes.
+
+        Raises:
+            EngineFault: the runtime cannot be started now, or never in this process; the message says which.
+            InferenceFailed: it started, and the warm-up failed (as :meth:`warm_up`).
+        """
+        with self._lock:
+            if self._closed:
+                raise EngineFault("the engine is closed")
+            if not isinstance(self._policy, RecoverablePolicy):
+                raise EngineFault(f"backend '{self.spec.backend_type}' starts again only with a new process")
+            self._policy.recover()
+        return self.warm_up()
 
     def close(self) -> None:
         """Release the policy, after the inference in progress. Idempotent."""

@@ -13,7 +13,8 @@
     │   ├── UnknownBackend          no backend of that name
     │   ├── BackendUnavailable      its library or device is not here
     │   ├── ModelLoadFailed         the artifact is missing, corrupt or of another shape
-    │   ├── InferenceFailed         a forward pass failed
+    │   ├── InferenceFailed         a forward pass failed; the next one may well succeed
+    │   │   └── EngineFault         the runtime is gone, and so are the next ones until it was started again
     │   └── NonFiniteAction         the model returned NaN or infinity
     ├── ObservationError            what the robot sent
     │   ├── MissingObservation      a required stream never sent, or lacks a part
@@ -85,6 +86,10 @@ class ModelLoadFailed(BackendError):
 
 class InferenceFailed(BackendError):
     wire_name = "inference_failed"
+
+
+class EngineFault(InferenceFailed):
+    wire_name = "engine_fault"
 
 
 class NonFiniteAction(BackendError):

@@ -79,7 +79,9 @@ class PolicyWrapper(Protocol):
         """Normalised actions, float32 (chunk_size, action_dim), for a batch of one.
 
         Raises:
-            InferenceFailed: the runtime refused or broke.
+            InferenceFailed: the runtime refused or broke. The next call may succeed: a backend starts a broken
+                runtime again by itself before it, at most a few times a minute.
+            EngineFault: it does not serve, and will not at the next call; see :class:`RecoverablePolicy`.
         """
         ...
 
@@ -104,6 +106,25 @@ class RememberingPolicy(Protocol):
 
     def forget(self, session: str) -> None:
         """Drop the session's history; the next observation is its first. Unknown sessions are no error."""
+        ...
+
+
+@runtime_checkable
+class RecoverablePolicy(Protocol):
+    """A policy whose runtime can be started again in this process.
+
+    After an ``EngineFault`` an engine offers itself no more, and calls ``recover`` every now and then: out of memory
+    passes when another process ends, a worker runs again when its file was put back. A policy without ``recover``
+    needs a new process.
+    """
+
+    def recover(self) -> None:
+        """Release what is left of the runtime and load it again, without regard to any budget of restarts. Whether
+        it computes is for a warm-up to show. Blocks as loading does; called as ``predict_action_chunk`` is.
+
+        Raises:
+            EngineFault: it cannot be loaded now, or the policy was closed. May be tried again later.
+        """
         ...
 
 

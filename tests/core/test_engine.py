@@ -13,7 +13,13 @@ import pytest
 from inference_service.core.batch import AffineImage, Batch, Float32, ImageNorm
 from inference_service.core.coordinator import InferenceCoordinator
 from inference_service.core.engine import PureInferenceEngine, synthetic_batch
-from inference_service.core.errors import InferenceFailed, InvalidObservation, MissingObservation, NonFiniteAction
+from inference_service.core.errors import (
+    EngineFault,
+    InferenceFailed,
+    InvalidObservation,
+    MissingObservation,
+    NonFiniteAction,
+)
 from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec, PolicyWrapper
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.postprocessor import TensorPostprocessor
@@ -245,3 +251,40 @@ def test_the_postprocessor_leaves_its_input_alone(folder: PolicyFolder, policy: 
 
 def test_synthetic_batches_are_valid_batches(folder: PolicyFolder, engine: PureInferenceEngine) -> None:
     engine.infer(synthetic_batch(folder.config.input_features))
+
+
+class FaultyPolicy(RecordingPolicy):
+    """Its runtime is gone until it was started again, which fails once."""
+
+    def __init__(self, folder: PolicyFolder) -> None:
+        super().__init__(folder)
+        self.obstacles = ["no memory"]
+        self.gone = True
+
+    def predict_action_chunk(self, batch: Batch, context: InferenceContext = NO_CONTEXT) -> Float32:
+        if self.gone:
+            raise EngineFault("the device was lost")
+        return super().predict_action_chunk(batch, context)
+
+    def recover(self) -> None:
+        if self.obstacles:
+            raise EngineFault(self.obstacles.pop())
+        self.gone = False
+
+
+def test_a_runtime_that_is_gone_is_started_again_and_warmed_up(folder: PolicyFolder) -> None:
+    policy = FaultyPolicy(folder)
+    engine = PureInferenceEngine(policy)
+    with pytest.raises(EngineFault, match="device was lost"):
+        engine.infer(synthetic_batch(folder.config.input_features))
+    with pytest.raises(EngineFault, match="no memory"):
+        engine.recover()
+    assert np.array_equal(engine.recover().action, policy.action) and len(policy.batches) == 1
+    engine.close()
+    with pytest.raises(EngineFault, match="closed"):
+        engine.recover()
+
+
+def test_a_policy_that_cannot_be_started_again_says_so(policy: RecordingPolicy) -> None:
+    with pytest.raises(EngineFault, match="'recording' starts again only with a new process"):
+        PureInferenceEngine(policy).recover()
