@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from robot_config.contract import JOINT_STATE, ActionMap, ObservationSpec
+from robot_config.contract import JOINT_STATE, PICTURES, ActionMap, ObservationSpec
 from robot_config.errors import ContractError, Problem, nearest, suggest
-from robot_config.schema import ControlMode, RobotConfig
+from robot_config.schema import DEFAULT_ENCODING, ControlMode, RobotConfig
 
 _STATE_FIELDS = ("position", "velocity", "effort")
 
@@ -20,6 +20,7 @@ def check(cfg: RobotConfig) -> tuple[list[Problem], list[Problem]]:
     """(problems, warnings) of a robot whose every section is valid in itself."""
     runs = any(mode.inference.runs for mode in cfg.control_modes.values())
     problems = [*_joints(cfg), *_modes(cfg), *_references(cfg), *_peripherals(cfg), *_safety_names(cfg)]
+    problems += _encodings(cfg)
     warnings = [*_rates(cfg)]
     if runs:
         warnings += [*_unlimited(cfg), *_fragments(cfg)]
@@ -60,6 +61,18 @@ def _inference_mode(cfg: RobotConfig, mode: ControlMode) -> Iterator[Problem]:
     if executor.watermark_threshold >= executor.queue_size:
         message = f"{executor.watermark_threshold} is not below queue_size {executor.queue_size}"
         yield executor.problem(f"{message}: every tick would ask for a new chunk", "watermark_threshold")
+
+
+def _encodings(cfg: RobotConfig) -> Iterator[Problem]:
+    """An encoding is for an input of the contract that is a picture."""
+    if not cfg.was_written("contract"):
+        return
+    given = [spec.key for spec in cfg.contract.observations if spec.type in PICTURES]
+    for mode in cfg.control_modes.values():
+        for key in mode.inference.encodings:
+            if key != DEFAULT_ENCODING and key not in given:
+                message = f"no picture {key!r} among contract.observations: {suggest(key, [*given, DEFAULT_ENCODING])}"
+                yield mode.inference.problem(message, "encodings", key)
 
 
 def _references(cfg: RobotConfig) -> Iterator[Problem]:

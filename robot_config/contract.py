@@ -14,6 +14,7 @@ from robot_config.foreign import CONTRACT
 from robot_config.section import AsTuple, Name, Names, RosType, Section, Topic
 
 IMAGE = "sensor_msgs/msg/Image"
+PICTURES = (IMAGE, "sensor_msgs/msg/CompressedImage")
 JOINT_STATE = "sensor_msgs/msg/JointState"
 
 

@@ -12,12 +12,23 @@ from robot_config import foreign as table
 from robot_config.contract import ActionMap, Contract, make_action_map
 from robot_config.errors import ConfigError, suggest
 from robot_config.hardware import JointLimit, Peripheral, Ros2Control, Teleoperation
-from robot_config.section import AsTuple, Name, Names, Scalar, Section, Topic
+from robot_config.section import AsTuple, Encoding, Name, Names, Scalar, Section, Topic
 from robot_config.substitutions import resolve, resolve_path
 
 ExecutionMode = Literal["monolithic", "distributed"]
 Positive = Annotated[float, Field(gt=0)]
 DEFAULT_CONTROL_MODE = "model_inference"
+DEFAULT_ENCODING = "default"
+"""The key of ``inference.encodings`` that stands for every picture not named."""
+
+
+class RtcConfig(Section):
+    """Real-time chunking: each chunk is computed so that it continues the one being executed."""
+
+    enabled: bool = False
+    """For policies that take it (pi0, pi05, smolvla…); others go on without, which is said once."""
+    execution_horizon: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Steps from the observation over which the new chunk is tied to the old one. LeRobot's default."""
 
 
 class ModelConfig(Section):
@@ -36,6 +47,10 @@ class ModelConfig(Section):
     """Unit of the policy's joint values: LeRobot's motor units or ``none`` for the robot's own (rad)."""
     backend_options: Mapping[str, Scalar] = {}
     """Options of the runtime, by its own names."""
+    rtc: RtcConfig = RtcConfig()
+    seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
+    """Start of the noise of flow and diffusion policies, for each request anew: the same observation gives the same
+    actions. Left out: other noise each time."""
 
 
 class InferenceConfig(Section):
@@ -56,6 +71,14 @@ class InferenceConfig(Section):
     """Distributed: batches, device to engine."""
     cloud_result_topic: Topic = "/inference/action"
     """Distributed: actions, engine to device."""
+    encodings: Mapping[Name, Encoding] = {}
+    """Distributed: how the pictures travel, by the policy's input; ``default`` stands for those not named. ``u8``
+    (exact, the default), ``jpeg`` or ``jpeg:90`` (lossy, about a tenth), ``f16``, ``f32``. What the engine does not take
+    travels as ``u8``."""
+    early_resize: bool = False
+    """Distributed: where the model first fits its pictures into a smaller square (pi0, SmolVLA), do that on the device
+    and send the square. It is rounded to whole pixel values, a step of 1/255 at most; left out, pictures travel as the
+    policy's inputs and the actions equal monolithic mode's to the last bit."""
 
     @property
     def runs(self) -> bool:

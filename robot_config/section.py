@@ -24,6 +24,7 @@ from robot_config.yaml_source import Origin, Path_
 
 _TOPIC = re.compile(r"(/|~/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 _TYPE = re.compile(r"[a-z][a-z0-9_]*/(msg|srv|action)/[A-Z][A-Za-z0-9]*")
+_ENCODING = re.compile(r"f32|f16|u8|jpeg(:([1-9]|[1-8][0-9]|9[0-5]))?")
 
 
 def _text_of_number(value: Any) -> Any:
@@ -46,6 +47,12 @@ def _ros_type(value: str) -> str:
     return value
 
 
+def _encoding(value: str) -> str:
+    if not _ENCODING.fullmatch(value):
+        raise ValueError(f"{value!r} is no encoding: u8, jpeg, jpeg:<quality from 1 to 95>, f16 or f32")
+    return value
+
+
 def _scalar(value: Any) -> Any:
     if not isinstance(value, (str, int, float, bool)):
         raise ValueError("expected text, a number or true/false")
@@ -59,6 +66,8 @@ Name = Annotated[
 Names = Annotated[tuple[Name, ...], BeforeValidator(_tuple_of_list)]
 Topic = Annotated[str, AfterValidator(_topic)]
 RosType = Annotated[str, AfterValidator(_ros_type)]
+Encoding = Annotated[str, AfterValidator(_encoding)]
+"""How a picture travels, as the wire's codecs are written."""
 Scalar = Annotated[Any, AfterValidator(_scalar)]
 AsTuple = BeforeValidator(_tuple_of_list)
 """Marks a tuple field that YAML writes as a list."""

@@ -36,6 +36,17 @@ Write = Callable[..., Path]
         ('gripper: ["3"]', 'gripper: ["4"]', "joints.gripper[0]: joint '4' is not in joints.all"),
         ('all: ["1", "2", "3"]', 'all: ["1", "2", "3", "3"]', "joints.all[3]: joint '3' is named twice"),
         ("watermark_threshold: 10", "watermark_threshold: 50", "50 is not below queue_size 50"),
+        (
+            "model: reach}",
+            "model: reach, encodings: {observation.images.tap: jpeg}}",
+            "encodings.observation.images.tap: no picture 'observation.images.tap' among contract.observations: "
+            "did you mean 'observation.images.top'?",
+        ),
+        (
+            "model: reach}",
+            "model: reach, encodings: {default: jpeg:99}}",
+            "encodings.default: 'jpeg:99' is no encoding: u8, jpeg, jpeg:<quality from 1 to 95>, f16 or f32",
+        ),
         ("queue_size: 50", "type: action, queue_size: 50", "sends commands by topic: write type: topic"),
     ],
 )
@@ -45,6 +56,12 @@ def test_inconsistencies_are_refused(write: Write, old: str, new: str, message: 
         load_robot_config(path)
     assert message in str(caught.value)
     assert all(p.line > 0 and p.key for p in caught.value.problems)
+
+
+def test_encodings_by_camera_and_for_the_others(write: Write) -> None:
+    path = write("model: reach}", "model: reach, encodings: {default: u8, observation.images.top: 'jpeg:90'}}")
+    encodings = load_robot_config(path).control_mode().inference.encodings
+    assert encodings == {"default": "u8", "observation.images.top": "jpeg:90"}
 
 
 def test_a_peripheral_defined_twice(write: Write) -> None:
