@@ -202,3 +202,40 @@ def test_a_goal_without_an_id_is_rejected_and_a_cancel_for_an_unknown_one_answer
     assert not rig.send(bytes(16))
     assert rig.cancel(_id()) == (2, [])
     assert rig.send(_id())
+
+
+def test_closing_while_a_cancel_request_is_under_way_is_no_error(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """As at SIGINT, when the dispatcher cancels its goal while the device node already leaves."""
+    goal_id = _id()
+    rig.send(goal_id, "wait")
+    info = new_message("action_msgs/msg/GoalInfo", goal_id=_uuid(goal_id))
+    request = new_message("action_msgs/srv/CancelGoal_Request", goal_info=info)
+    arrived = threading.Event()
+    handle = rig.server._cancel._on_request
+    rig.server._cancel._on_request = lambda *it: (arrived.set(), handle(*it))
+    with rig.server._lock:
+        rig._services["cancel_goal"].call(request, lambda _: None)
+        assert arrived.wait(10)
+        rig.server.close()
+    rig.node.close()
+    assert rig.node.errors == 0
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]
+
+
+def test_feedback_of_a_goal_that_outlived_its_server_is_dropped(domain_id: int) -> None:
+    rig = Rig()
+    closed, outcome = threading.Event(), []
+
+    def execute(goal: ServerGoal) -> tuple[GoalStatus, Any]:
+        closed.wait(10)
+        goal.publish_feedback(new_message(f"{INFER}_Feedback"))
+        outcome.append("survived")
+        return GoalStatus.SUCCEEDED, new_message(f"{INFER}_Result")
+
+    rig.server._execute = execute
+    rig.send(_id())
+    rig.server.close()
+    closed.set()
+    rig.until(lambda: outcome)
+    rig.close()
+    assert rig.node.errors == 0

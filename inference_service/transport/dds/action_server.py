@@ -56,7 +56,8 @@ class _Goal:
         return self.status == GoalStatus.CANCELING or self.status in _FINAL
 
     def publish_feedback(self, feedback: Message) -> None:
-        self.server.publish_feedback(self.goal_id, feedback)
+        if self.status not in _FINAL:
+            self.server.publish_feedback(self.goal_id, feedback)
 
 
 class DdsActionServer:
@@ -88,6 +89,7 @@ class DdsActionServer:
         self._lock = threading.RLock()
         self._goals: OrderedDict[bytes, _Goal] = OrderedDict()
         self._closed = False
+        self._left = False
         prefix = f"{name}/_action"
         self._feedback = DdsPublisher(wiring, f"{prefix}/feedback", types.feedback_message, QoS())
         latched = QoS(depth=1, durability="transient_local")
@@ -221,8 +223,11 @@ class DdsActionServer:
             self._errors.report(f"result of {self.name}", error)
 
     def publish_feedback(self, goal_id: bytes, feedback: Message) -> None:
+        """Nothing once the server has left the graph."""
         message = new_message(self._types.feedback_message, goal_id=_uuid(goal_id), feedback=feedback)
-        self._feedback.publish(message)
+        with self._lock:
+            if not self._left:
+                self._feedback.publish(message)
 
     # -- messages --------------------------------------------------------------------------------------------------
 
@@ -235,6 +240,8 @@ class DdsActionServer:
 
     def _publish_status(self) -> None:
         with self._lock:
+            if self._left:
+                return
             goals = [(goal.goal_id, goal.stamp_ns, goal.status) for goal in self._goals.values()]
             self._status.publish_serialized(encode_status(goals))
 
@@ -255,6 +262,8 @@ class DdsActionServer:
         """Abort what runs, leave the graph. Idempotent."""
         self.abort_all()
         self._sweeper.cancel()
+        with self._lock:  # a request may be under way on the group's thread
+            self._left = True
         for service in (self._send_goal, self._get_result, self._cancel):
             service.close()
         for publisher in (self._feedback, self._status):

@@ -133,6 +133,8 @@ class ServiceServer(_Side):
         self._matched_clients: OrderedDict[int, None] = OrderedDict()
         self._waiting: list[tuple[float, RequestId, bytes]] = []
         self._retry: FixedRateTimer | None = None
+        self._sending = threading.Lock()
+        self._closed = False
         self._listen()
 
     def _handle(self, cdr: Buffer, writer: int) -> None:
@@ -141,13 +143,13 @@ class ServiceServer(_Side):
 
     def reply(self, request: RequestId, message: Message) -> None:
         """Answer; safe from any thread. For a client whose reader is not matched yet the answer waits a little.
+        Once the service is closed nothing is sent: the client learns of it by the service that is gone.
 
         Raises:
             TransportError: the answer cannot be handed to DDS in time.
         """
         payload = encode(request.client, request.sequence, message, self._types.response)
-        if self._client_is_matched(request.writer):
-            self._writer.write(payload)
+        if self._send(request, payload):
             return
         with self._lock:
             self._waiting.append((time.monotonic() + _GIVE_UP_S, request, payload))
@@ -155,14 +157,22 @@ class ServiceServer(_Side):
             if self._retry is None:
                 self._retry = self._group.add_timer(_RETRY_S, self._send_waiting)
 
+    def _send(self, request: RequestId, payload: bytes) -> bool:
+        """False while the client cannot hear it yet."""
+        with self._sending:
+            if self._closed:
+                return True
+            matched = self._client_is_matched(request.writer)
+            if matched:
+                self._writer.write(payload)
+            return matched
+
     def _send_waiting(self) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, []
         now = time.monotonic()
         for until, request, payload in waiting:
-            if self._client_is_matched(request.writer):
-                self._writer.write(payload)
-            elif now < until:
+            if not self._send(request, payload) and now < until:
                 with self._lock:
                     self._waiting.append((until, request, payload))
         with self._lock:
@@ -189,6 +199,9 @@ class ServiceServer(_Side):
         )
 
     def close(self) -> None:
+        """Idempotent. An answer that is being sent goes out; later ones do not."""
+        with self._sending:
+            self._closed = True
         if self._retry is not None:
             self._retry.cancel()
         super().close()
