@@ -155,7 +155,7 @@ class EngineNode:
         try:
             self._check(request, queue_ms + waiting.decode_ms)
             assert self._engine is not None
-            result = self._engine.infer(request.batch)
+            result = self._engine.infer(request.batch, request.context)
         except InferenceServiceError as error:
             self._failures += 1
             self._logger.warning("Request %s refused: %s", request.request_id, error)
@@ -220,10 +220,19 @@ class EngineNode:
             chunk_size=config.chunk_size,
             action_dim=config.action_dim,
             input_features={name: feature.shape for name, feature in config.input_features.items()},
+            output_features={name: feature.shape for name, feature in config.output_features.items()},
+            feature_types={
+                f.name: f.type.value for f in (*config.input_features.values(), *config.output_features.values())
+            },
             fingerprint=self._folder.fingerprint,
             codecs=SUPPORTED_CODECS,
             queue_depth=len(self._line),
             version=__version__,
+            n_obs_steps=spec.n_obs_steps if spec else config.n_obs_steps,
+            supports_rtc=spec.supports_rtc if spec else False,
+            max_batch=spec.max_batch if spec else 1,
+            image_size=spec.image_size if spec else None,
+            versions=dict(spec.versions) if spec else {},
         )
 
     def _publish_card(self) -> None:

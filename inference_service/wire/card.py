@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -43,8 +44,12 @@ _OTHER_LEVEL = 1
 class EngineCard:
     """What an engine says of itself.
 
-    ``input_features`` maps a feature to its shape without the batch axis. ``message`` is the reason of a FAULT,
-    empty otherwise. Before the model is loaded, what is not known yet is empty or zero.
+    ``input_features`` and ``output_features`` map a feature to its shape without the batch axis, in the policy's
+    order; ``feature_types`` to its type (``VISUAL``, ``STATE``…). ``message`` is the reason of a FAULT, empty
+    otherwise. ``fps`` is None where the policy does not say at what rate it was trained; ``image_size``
+    (height, width) is one in which images may come too. ``n_obs_steps`` to ``versions`` as in
+    :class:`~inference_service.core.policy.PolicySpec`. Before the model is loaded, what is not known yet is empty,
+    zero or the default; so is what an engine of an earlier version does not say.
     """
 
     engine_id: str
@@ -61,6 +66,14 @@ class EngineCard:
     codecs: tuple[str, ...] = SUPPORTED_CODECS
     queue_depth: int = 0
     version: str = ""
+    output_features: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    feature_types: Mapping[str, str] = field(default_factory=dict)
+    n_obs_steps: int = 1
+    supports_rtc: bool = False
+    max_batch: int = 1
+    image_size: tuple[int, int] | None = None
+    fps: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def card_to_status(card: EngineCard) -> Any:
@@ -74,11 +87,19 @@ def card_to_status(card: EngineCard) -> Any:
         "device": card.device,
         "chunk_size": str(card.chunk_size),
         "action_dim": str(card.action_dim),
-        "input_features": json.dumps({name: list(shape) for name, shape in card.input_features.items()}),
+        "input_features": _shapes_to_json(card.input_features),
         "fingerprint": card.fingerprint,
         "codecs": ",".join(card.codecs),
         "queue_depth": str(card.queue_depth),
         "version": card.version,
+        "output_features": _shapes_to_json(card.output_features),
+        "feature_types": json.dumps(dict(card.feature_types)),
+        "n_obs_steps": str(card.n_obs_steps),
+        "supports_rtc": "true" if card.supports_rtc else "false",
+        "max_batch": str(card.max_batch),
+        "image_size": "" if card.image_size is None else "{}x{}".format(*card.image_size),
+        "fps": "" if card.fps is None else repr(card.fps),
+        "versions": json.dumps(dict(card.versions)),
     }
     key_value = get_message("diagnostic_msgs/msg/KeyValue")
     return get_message("diagnostic_msgs/msg/DiagnosticStatus")(
@@ -116,6 +137,14 @@ def card_from_status(status: Any) -> EngineCard:
         codecs=_read(values, "codecs", _names),
         queue_depth=_read(values, "queue_depth", _count),
         version=_read(values, "version", str),
+        output_features=_read(values, "output_features", _features, "{}"),
+        feature_types=_read(values, "feature_types", _texts, "{}"),
+        n_obs_steps=_read(values, "n_obs_steps", _positive, "1"),
+        supports_rtc=_read(values, "supports_rtc", _flag, "false"),
+        max_batch=_read(values, "max_batch", _positive, "1"),
+        image_size=_read(values, "image_size", _size, ""),
+        fps=_read(values, "fps", _rate, ""),
+        versions=_read(values, "versions", _texts, "{}"),
     )
     _check_ready(card)
     return card
@@ -134,13 +163,15 @@ def _values(status: Any) -> dict[str, str]:
     return values
 
 
-def _read(values: Mapping[str, str], key: str, parse: Callable[[str], Parsed]) -> Parsed:
-    if key not in values:
+def _read(values: Mapping[str, str], key: str, parse: Callable[[str], Parsed], default: str | None = None) -> Parsed:
+    """``default`` stands for what an engine of an earlier version does not say."""
+    text = values.get(key, default)
+    if text is None:
         raise MalformedMessage(f"engine card: {key!r} is missing")
     try:
-        return parse(values[key])
+        return parse(text)
     except (ValueError, KeyError, RecursionError) as error:
-        raise MalformedMessage(f"engine card: {key!r} is garbled: {values[key][:64]!r}") from error
+        raise MalformedMessage(f"engine card: {key!r} is garbled: {text[:64]!r}") from error
 
 
 def _check_ready(card: EngineCard) -> None:
@@ -169,6 +200,39 @@ def _filled(text: str) -> str:
     if not text:
         raise ValueError(text)
     return text
+
+
+def _flag(text: str) -> bool:
+    return {"true": True, "false": False}[text]
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    height, width = map(_positive, text.split("x"))
+    return height, width
+
+
+def _rate(text: str) -> float | None:
+    if not text:
+        return None
+    rate = float(text)
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(text)
+    return rate
+
+
+def _texts(text: str) -> dict[str, str]:
+    texts = json.loads(text)
+    if not isinstance(texts, dict) or len(texts) > _MAX_FEATURES:
+        raise ValueError(text)
+    if not all(isinstance(value, str) for value in texts.values()):
+        raise ValueError(text)
+    return texts
+
+
+def _shapes_to_json(features: Mapping[str, tuple[int, ...]]) -> str:
+    return json.dumps({name: list(shape) for name, shape in features.items()})
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from inference_service.core.batch import Batch, Float32
 from inference_service.core.errors import MalformedMessage, NonFiniteAction, ProtocolError
+from inference_service.core.policy import InferenceContext, LeftOver
 from inference_service.wire.card import (
     CARD_NAME,
     WIRE_VERSION,
@@ -27,6 +27,7 @@ from inference_service.wire.card import (
     card_from_status,
     card_to_status,
 )
+from inference_service.wire.context import decode_context, encode_context
 from inference_service.wire.encodings import (
     SUPPORTED_CODECS,
     Codec,
@@ -35,6 +36,7 @@ from inference_service.wire.encodings import (
     encode,
     parse_encodings,
 )
+from inference_service.wire.fields import numbers, one_integer, one_string
 from inference_service.wire.variants import DEFAULT_BOUNDS, Bounds, Entry, from_variants, to_variants
 
 __all__ = [
@@ -60,7 +62,6 @@ OK = "ok"
 """``action.status`` of a reply that holds an action; any other is a ``wire_name`` of the error tree."""
 TIMING_STAGES = ("queue", "decode", "inference", "encode")
 """Order of the numbers in ``action.timing_ms``."""
-_ID_LENGTH = 128
 _PROMPT = "task"
 
 
@@ -71,7 +72,9 @@ class Request:
     ``batch`` holds arrays with their batch axis, affine images, and lists of strings. ``prompt`` travels as
     ``task`` (where the batch has a ``task`` of its own, that one does) and arrives as both.
     ``deadline_ms`` is the time that was left when the request was sent, ``obs_stamp_ns`` the observation's
-    stamp on the device's clock. All fields from ``device_id`` to ``fingerprint`` exist in the extended form only.
+    stamp on the device's clock. ``seed`` (0 to 2**63 - 1) is the noise's, ``left_over`` what the robot still has to
+    execute of the chunk before (see :class:`~inference_service.core.policy.LeftOver`), in an array of its own.
+    All fields from ``device_id`` on exist in the extended form only, ``prompt`` apart.
     """
 
     request_id: str
@@ -83,11 +86,18 @@ class Request:
     obs_stamp_ns: int = 0
     fingerprint: str = ""
     prompt: str | None = None
+    seed: int | None = None
+    left_over: LeftOver | None = None
 
     @property
     def extended(self) -> bool:
         """Whether it came in the extended form, and so may be answered in it."""
         return bool(self.session)
+
+    @property
+    def context(self) -> InferenceContext:
+        """What a policy is told beside the batch."""
+        return InferenceContext(self.session, self.seed, self.left_over)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +153,7 @@ def encode_request(request: Request, *, extended: bool, codecs: Mapping[str, str
     )
     if request.deadline_ms is not None:
         entries["task.deadline_ms"] = np.array([request.deadline_ms], np.float64)
+    entries.update(encode_context(request.seed, request.left_over))
     if encodings:
         entries["task.encoding"] = [encoding.to_json() for encoding in encodings]
     return to_variants(entries)
@@ -197,19 +208,22 @@ def decode_request(message: Any, bounds: Bounds = DEFAULT_BOUNDS) -> Request:
     if prompts:
         batch[_PROMPT] = prompts
         prompt = prompts[0]
-    request_id = _one_string(envelope, "task.request_id")
+    request_id = one_string(envelope, "task.request_id")
     if "task.session" not in envelope and "task.device_id" not in envelope:
         return Request(request_id, batch, prompt=prompt)
+    seed, left_over = decode_context(envelope)
     return Request(
         request_id,
         batch,
-        device_id=_one_string(envelope, "task.device_id"),
-        session=_one_string(envelope, "task.session"),
-        sequence=_one_integer(envelope, "task.sequence"),
-        deadline_ms=_numbers(envelope, "task.deadline_ms", 1)[0] if "task.deadline_ms" in envelope else None,
-        obs_stamp_ns=_one_integer(envelope, "task.obs_stamp_ns"),
-        fingerprint=_one_string(envelope, "task.fingerprint", empty=True),
+        device_id=one_string(envelope, "task.device_id"),
+        session=one_string(envelope, "task.session"),
+        sequence=one_integer(envelope, "task.sequence"),
+        deadline_ms=numbers(envelope, "task.deadline_ms", 1)[0] if "task.deadline_ms" in envelope else None,
+        obs_stamp_ns=one_integer(envelope, "task.obs_stamp_ns"),
+        fingerprint=one_string(envelope, "task.fingerprint", empty=True),
         prompt=prompt,
+        seed=seed,
+        left_over=left_over,
     )
 
 
@@ -235,7 +249,7 @@ def request_address(message: Any) -> Reply | None:
             found[variant.key] = list(variant.string_array)
     try:
         request_id, device_id, session = (
-            _one_string(found, key) for key in ("task.request_id", "task.device_id", "task.session")
+            one_string(found, key) for key in ("task.request_id", "task.device_id", "task.session")
         )
     except MalformedMessage:
         return None
@@ -289,7 +303,7 @@ def decode_reply(message: Any, bounds: Bounds = DEFAULT_BOUNDS) -> Reply:
     """
     entries = from_variants(message, bounds)
     action = entries.get("action")
-    reply = Reply(_one_string(entries, "action.request_id"), None if action is None else _chunk(action))
+    reply = Reply(one_string(entries, "action.request_id"), None if action is None else _chunk(action))
     if "action.session" in entries or "action.status" in entries:
         reply = _extended_reply(reply, entries)
     elif set(entries) != {"action", "action.request_id"}:
@@ -302,20 +316,20 @@ def decode_reply(message: Any, bounds: Bounds = DEFAULT_BOUNDS) -> Reply:
 
 
 def _extended_reply(reply: Reply, entries: Mapping[str, Entry]) -> Reply:
-    status = _one_string(entries, "action.status")
+    status = one_string(entries, "action.status")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", status):
         raise MalformedMessage(f"'action.status' is {status!r}")
     if (status == OK) != (reply.action is not None):
         raise MalformedMessage(f"a reply of status {status!r} with{'out' if reply.action is None else ''} action")
-    timing = _numbers(entries, "action.timing_ms", len(TIMING_STAGES)) if "action.timing_ms" in entries else []
+    timing = numbers(entries, "action.timing_ms", len(TIMING_STAGES)) if "action.timing_ms" in entries else []
     return replace(
         reply,
         status=status,
-        message=_one_string(entries, "action.message", empty=True, length=DEFAULT_BOUNDS.string_length),
+        message=one_string(entries, "action.message", empty=True, length=DEFAULT_BOUNDS.string_length),
         timing_ms=dict(zip(TIMING_STAGES, timing, strict=False)),
-        device_id=_one_string(entries, "action.device_id"),
-        session=_one_string(entries, "action.session"),
-        engine_id=_one_string(entries, "action.engine_id"),
+        device_id=one_string(entries, "action.device_id"),
+        session=one_string(entries, "action.session"),
+        engine_id=one_string(entries, "action.engine_id"),
     )
 
 
@@ -324,35 +338,3 @@ def _chunk(action: Entry) -> Float32:
         what = f"{action.dtype} {action.shape}" if isinstance(action, np.ndarray) else "a list of strings"
         raise MalformedMessage(f"'action' is {what}, not float32 (chunk, action_dim)")
     return action
-
-
-def _one_string(entries: Mapping[str, Entry], key: str, *, empty: bool = False, length: int = _ID_LENGTH) -> str:
-    values = _present(entries, key)
-    if not isinstance(values, list) or len(values) != 1:
-        raise MalformedMessage(f"{key!r} is no list of one string")
-    if len(values[0]) > length or not (values[0] or empty):
-        raise MalformedMessage(f"{key!r} has {len(values[0])} characters, {0 if empty else 1} to {length} are allowed")
-    return values[0]
-
-
-def _one_integer(entries: Mapping[str, Entry], key: str) -> int:
-    values = _present(entries, key)
-    if not isinstance(values, np.ndarray) or values.dtype != np.int64 or values.shape != (1,):
-        raise MalformedMessage(f"{key!r} is no int64 array of one")
-    return int(values[0])
-
-
-def _numbers(entries: Mapping[str, Entry], key: str, count: int) -> list[float]:
-    values = _present(entries, key)
-    if not isinstance(values, np.ndarray) or values.dtype != np.float64 or values.shape != (count,):
-        raise MalformedMessage(f"{key!r} is no float64 array of {count}")
-    numbers = [float(value) for value in values]
-    if not all(isfinite(number) for number in numbers):
-        raise MalformedMessage(f"{key!r} is not finite")
-    return numbers
-
-
-def _present(entries: Mapping[str, Entry], key: str) -> Entry:
-    if key not in entries:
-        raise MalformedMessage(f"{key!r} is missing")
-    return entries[key]

@@ -98,7 +98,11 @@ def test_it_warms_up_before_it_is_ready(asking: Asking, start: Any) -> None:
     card = asking.cards[-1]
     assert (card.policy_type, card.backend_type, card.device) == ("act", "onnx", "cpu")
     assert (card.chunk_size, card.action_dim) == (50, 6)
+    config = PolicyFolder.load(POLICY).config
     assert card.fingerprint == PolicyFolder.load(POLICY).fingerprint
+    assert list(card.input_features) == list(config.input_features)
+    assert card.output_features == {"action": (6,)} and card.feature_types["observation.state"] == "STATE"
+    assert "onnxruntime" in card.versions
 
 
 def test_both_forms_are_answered_in_kind(asking: Asking, start: Any) -> None:
@@ -164,10 +168,10 @@ def test_a_newer_request_of_the_same_device_takes_its_place(asking: Asking, star
     started, go_on = threading.Event(), threading.Event()
     infer = engine._engine.infer
 
-    def slow(batch: Any) -> Any:
+    def slow(batch: Any, context: Any) -> Any:
         started.set()
         assert go_on.wait(10.0)
-        return infer(batch)
+        return infer(batch, context)
 
     engine._engine.infer = slow
     asking.send(encode_request(request(1), extended=True))
@@ -204,10 +208,10 @@ def test_what_waits_at_shutdown_is_refused(asking: Asking, start: Any) -> None:
     started, go_on = threading.Event(), threading.Event()
     infer = engine._engine.infer
 
-    def slow(batch: Any) -> Any:
+    def slow(batch: Any, context: Any) -> Any:
         started.set()
         assert go_on.wait(10.0)
-        return infer(batch)
+        return infer(batch, context)
 
     engine._engine.infer = slow
     asking.send(encode_request(request(1), extended=True))

@@ -25,10 +25,21 @@ CARD = EngineCard(
     codecs=("f32", "u8"),
     queue_depth=2,
     version="0.1.0",
+    output_features={"action": (6,)},
+    feature_types={"observation.state": "STATE", "observation.images.top": "VISUAL", "action": "ACTION"},
+    n_obs_steps=2,
+    supports_rtc=True,
+    max_batch=8,
+    image_size=(224, 320),
+    fps=29.97,
+    versions={"onnxruntime": "1.26.0"},
 )
 VALUES = [
     *("wire", "engine_id", "state", "policy_type", "backend_type", "device", "chunk_size", "action_dim"),
     *("input_features", "fingerprint", "codecs", "queue_depth", "version"),
+]
+LATER_VALUES = [
+    *("output_features", "feature_types", "n_obs_steps", "supports_rtc", "max_batch", "image_size", "fps", "versions"),
 ]
 
 
@@ -55,7 +66,24 @@ def test_a_card_arrives_whole(state: EngineState):
 
 
 def test_a_card_holds_the_agreed_values_in_order():
-    assert [item.key for item in card_to_status(CARD).values] == VALUES
+    assert [item.key for item in card_to_status(CARD).values] == VALUES + LATER_VALUES
+
+
+def test_an_engine_that_says_less_is_understood():
+    """A card from before these values were agreed on: what it does not say has its default."""
+    status = over_the_wire(card_to_status(CARD))
+    status.values = [item for item in status.values if item.key in VALUES]
+    card = card_from_status(status)
+    first = {key: value for key, value in CARD.__dict__.items() if key not in LATER_VALUES}
+    assert card == EngineCard(**first)
+    assert (card.n_obs_steps, card.supports_rtc, card.max_batch, card.image_size, card.fps) == (1, False, 1, None, None)
+
+
+def test_features_keep_the_order_of_the_policy():
+    """The order of cameras is the model's."""
+    names = ["observation.images.wrist", "observation.images.top", "observation.images.a"]
+    card = EngineCard(engine_id="e", state=EngineState.LOADING, input_features=dict.fromkeys(names, (3, 8, 8)))
+    assert list(card_from_status(over_the_wire(card_to_status(card))).input_features) == names
 
 
 def test_a_loading_engine_need_not_know_anything():
@@ -92,6 +120,21 @@ def test_a_missing_value_is_named(key: str):
         ("input_features", '{"a": [-3]}'),
         ("input_features", '{"a": [1,1,1,1,1,1,1,1,1]}'),
         ("input_features", "[" * 60000),
+        ("output_features", '{"action": "six"}'),
+        ("feature_types", '["STATE"]'),
+        ("feature_types", '{"action": 3}'),
+        ("n_obs_steps", "0"),
+        ("n_obs_steps", ""),
+        ("supports_rtc", "yes"),
+        ("max_batch", "-1"),
+        ("image_size", "224"),
+        ("image_size", "224x0"),
+        ("image_size", "1x2x3"),
+        ("fps", "nan"),
+        ("fps", "0"),
+        ("fps", "inf"),
+        ("fps", "fast"),
+        ("versions", '{"torch": null}'),
     ],
 )
 def test_a_garbled_value_is_named(key: str, value: str):

@@ -11,6 +11,7 @@ from wire_rig import over_the_wire, picture, sample_request
 
 from inference_service.core.batch import AffineImage
 from inference_service.core.errors import MalformedMessage, NonFiniteAction, ProtocolError, Superseded, error_from_wire
+from inference_service.core.policy import LeftOver
 from inference_service.wire.envelope import (
     TIMING_STAGES,
     Reply,
@@ -24,6 +25,11 @@ from inference_service.wire.variants import Bounds, from_variants, to_variants
 
 U8 = {"observation.images.top": "u8", "observation.images.wrist": "u8"}
 ACTION = np.arange(12, dtype=np.float32).reshape(2, 6)
+RTC = {
+    "task__rtc__left_over": ACTION,
+    "task__rtc__delay": np.array([3], np.int64),
+    "task__rtc__horizon": np.array([10], np.int64),
+}
 
 
 def sent(**changes: Any) -> Any:
@@ -93,6 +99,39 @@ def test_a_plain_request_arrives_and_asks_for_a_plain_reply():
     assert (back.request_id, back.device_id, back.deadline_ms, back.prompt) == ("0a1b2c3d", "", None, "pick the cube")
 
 
+def test_the_context_of_a_request_arrives_whole():
+    request = sample_request(seed=2**63 - 1, left_over=LeftOver(ACTION, 3, 10))
+    context = decode_request(over_the_wire(encode_request(request, extended=True))).context
+    assert (context.session, context.seed) == ("5e5510", 2**63 - 1)
+    assert context.left_over is not None
+    np.testing.assert_array_equal(context.left_over.actions, ACTION, strict=True)
+    assert (context.left_over.inference_delay, context.left_over.execution_horizon) == (3, 10)
+
+
+def test_a_request_need_not_have_a_context():
+    bare = decode_request(sent()).context
+    assert (bare.session, bare.seed, bare.left_over) == ("5e5510", None, None)
+    request = sample_request(seed=1, left_over=LeftOver(ACTION, 3, 10))
+    plain = decode_request(over_the_wire(encode_request(request, extended=False)))
+    assert (plain.context.session, plain.context.seed, plain.context.left_over) == ("", None, None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": -1},
+        {"seed": 2**63},
+        {"left_over": LeftOver(ACTION[0], 0, 0)},
+        {"left_over": LeftOver(ACTION * np.float32(np.nan), 0, 0)},
+        {"left_over": LeftOver(ACTION, -1, 0)},
+        {"left_over": LeftOver(ACTION, 0, -1)},
+    ],
+)
+def test_a_context_that_makes_no_sense_is_not_sent(changes: dict):
+    with pytest.raises(MalformedMessage, match=r"task\.(seed|rtc)"):
+        encode_request(sample_request(**changes), extended=True)
+
+
 def test_a_task_in_the_batch_is_what_travels():
     batch = {"observation.state": np.zeros((1, 6), np.float32), "task": ["pick\n"]}
     back = decode_request(over_the_wire(encode_request(sample_request(batch=batch), extended=True)))
@@ -153,6 +192,16 @@ def test_unknown_task_keys_are_passed_over():
         ({"task__deadline_ms": np.array([np.inf])}, "'task.deadline_ms' is not finite"),
         ({"task__deadline_ms": np.zeros(1, np.float32)}, "'task.deadline_ms'"),
         ({"task__deadline_ms": ["soon"]}, "'task.deadline_ms'"),
+        ({"task__seed": np.zeros(1)}, "'task.seed'"),
+        ({"task__seed": np.array([-1], np.int64)}, "'task.seed' is -1"),
+        ({"task__rtc__delay": np.array([3], np.int64)}, "'task.rtc.left_over' is missing"),
+        ({**RTC, "task__rtc__horizon": None}, "'task.rtc.horizon' is missing"),
+        ({**RTC, "task__rtc__delay": np.array([-1], np.int64)}, "'task.rtc.delay' is -1"),
+        ({**RTC, "task__rtc__horizon": np.array([100_001], np.int64)}, "'task.rtc.horizon' is 100001"),
+        ({**RTC, "task__rtc__left_over": ACTION.astype(np.float64)}, "'task.rtc.left_over' is float64"),
+        ({**RTC, "task__rtc__left_over": ACTION[0]}, "'task.rtc.left_over' is float32"),
+        ({**RTC, "task__rtc__left_over": ["left"]}, "'task.rtc.left_over' is a list"),
+        ({**RTC, "task__rtc__left_over": np.full((2, 6), np.inf, np.float32)}, "'task.rtc.left_over' holds"),
         ({"task__encoding": np.zeros(1)}, "'task.encoding'"),
         ({"task__encoding": ["{}"]}, "task.encoding"),
         ({"task": np.zeros(1)}, "'task'"),
