@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from inference_service.core.batch import AffineImage, Batch, Feature, FeatureType, Float32, Value
-from inference_service.core.errors import EngineFault, InferenceFailed, InvalidObservation, MissingObservation
-from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec, PolicyWrapper, RecoverablePolicy
+from inference_service.core.errors import (
+    EngineFault,
+    InferenceFailed,
+    InferenceServiceError,
+    InvalidObservation,
+    MissingObservation,
+)
+from inference_service.core.grouping import groups
+from inference_service.core.policy import (
+    NO_CONTEXT,
+    BatchingPolicy,
+    InferenceContext,
+    PolicySpec,
+    PolicyWrapper,
+    RecoverablePolicy,
+    RememberingPolicy,
+)
 from inference_service.core.policy_config import ACTION
 from inference_service.core.postprocessor import require_finite
+from inference_service.core.rtc import check_left_over
 
+_log = logging.getLogger(__name__)
+_WARM_UP = "warm-up"
 # What language steps add to a batch; a policy's features do not list them.
 _LANGUAGE_PREFIX = "observation.language."
 
@@ -46,19 +65,53 @@ class PureInferenceEngine:
             InferenceFailed: the runtime failed, or answered with another shape than (chunk_size, action_dim).
             NonFiniteAction: the model returned NaN or infinity.
         """
-        check_batch(batch, self.spec.input_features, self.spec.image_size)
+        self._check(batch, context)
         with self._lock:
-            if self._closed:
-                raise InferenceFailed("the engine is closed")
+            self._require_open()
             start = time.perf_counter_ns()
             answer = self._policy.predict_action_chunk(batch, context)
             elapsed_ms = (time.perf_counter_ns() - start) / 1e6
         return InferenceResult(self._checked(answer), elapsed_ms)
 
+    def infer_many(
+        self, requests: Sequence[tuple[Batch, InferenceContext]]
+    ) -> list[InferenceResult | InferenceServiceError]:
+        """One answer per request, in order, in as few forward passes as the policy allows.
+
+        Requests of equal shapes share a pass, at most ``spec.max_batch`` of them; of a policy that looks back, one
+        per session. A request that :meth:`infer` would refuse gets its error and harms no other; where a shared
+        pass fails, each of its requests is tried alone. ``inference_ms`` is the whole pass's.
+        """
+        answers: dict[int, InferenceResult | InferenceServiceError] = {}
+        good: list[int] = []
+        for position, (batch, context) in enumerate(requests):
+            try:
+                self._check(batch, context)
+                good.append(position)
+            except InferenceServiceError as error:
+                answers[position] = error
+        together = groups(
+            [requests[i] for i in good], max(1, self.spec.max_batch), one_per_session=self.spec.n_obs_steps > 1
+        )
+        for group in together:
+            positions = [good[i] for i in group]
+            answers.update(zip(positions, self._answer_group([requests[i] for i in positions]), strict=True))
+        return [answers[position] for position in range(len(requests))]
+
+    def forget(self, session: str) -> None:
+        """Drop what the policy remembers of ``session``, after the inference in progress. No error where that is
+        nothing."""
+        if isinstance(self._policy, RememberingPolicy):
+            with self._lock:
+                self._policy.forget(session)
+
     def warm_up(self) -> InferenceResult:
         """Infer once on a made-up batch of the real shapes, so that the first request pays for nothing. Raises
         what :meth:`infer` raises: a policy that cannot answer this will answer no robot."""
-        return self.infer(synthetic_batch(self.spec.input_features))
+        try:
+            return self.infer(synthetic_batch(self.spec.input_features), InferenceContext(session=_WARM_UP))
+        finally:
+            self.forget(_WARM_UP)
 
     def recover(self) -> InferenceResult:
         """Start a runtime again that answered with EngineFault, and warm it up. May be tried as often as one likes.
@@ -82,6 +135,53 @@ class PureInferenceEngine:
                 self._closed = True
                 self._policy.close()
 
+    def _check(self, batch: Batch, context: InferenceContext) -> None:
+        check_batch(batch, self.spec.input_features, self.spec.image_size)
+        if context.left_over is None:
+            return
+        if not self.spec.supports_rtc:
+            raise InvalidObservation(
+                f"policy type '{self.spec.policy_type}' on backend '{self.spec.backend_type}' takes no left-over "
+                "actions; switch real-time chunking off for it"
+            )
+        check_left_over(context.left_over, self.spec.chunk_size, self.spec.action_dim)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise InferenceFailed("the engine is closed")
+
+    def _answer_group(
+        self, requests: Sequence[tuple[Batch, InferenceContext]]
+    ) -> Sequence[InferenceResult | InferenceServiceError]:
+        if len(requests) == 1 or not isinstance(self._policy, BatchingPolicy):
+            return [self._answer(batch, context) for batch, context in requests]
+        try:
+            with self._lock:
+                self._require_open()
+                start = time.perf_counter_ns()
+                chunks = self._policy.predict_action_chunks(requests)
+                elapsed_ms = (time.perf_counter_ns() - start) / 1e6
+            if len(chunks) != len(requests):
+                raise InferenceFailed(f"{len(chunks)} chunks for {len(requests)} requests")
+        except EngineFault as error:
+            return [error] * len(requests)
+        except InferenceServiceError as error:
+            _log.warning("a pass for %d requests failed, trying them one by one: %s", len(requests), error)
+            return [self._answer(batch, context) for batch, context in requests]
+        return [self._result_of(chunk, elapsed_ms) for chunk in chunks]
+
+    def _answer(self, batch: Batch, context: InferenceContext) -> InferenceResult | InferenceServiceError:
+        try:
+            return self.infer(batch, context)
+        except InferenceServiceError as error:
+            return error
+
+    def _result_of(self, chunk: Any, elapsed_ms: float) -> InferenceResult | InferenceServiceError:
+        try:
+            return InferenceResult(self._checked(chunk), elapsed_ms)
+        except InferenceServiceError as error:
+            return error
+
     def _checked(self, answer: Any) -> Float32:
         action: Float32 = np.asarray(answer, np.float32)
         expected = (self.spec.chunk_size, self.spec.action_dim)
@@ -92,15 +192,26 @@ class PureInferenceEngine:
 
 
 def synthetic_batch(features: Mapping[str, Feature]) -> Batch:
-    """Black images, zero vectors and an empty prompt, in the shapes of ``features``."""
+    """Black images, zero vectors and an empty prompt of one token, in the shapes of ``features``."""
     batch: Batch = {"task": [""]}
     for name, feature in features.items():
         if feature.type is FeatureType.VISUAL:
             channels, height, width = feature.shape
             batch[name] = AffineImage(np.zeros((height, width, channels), np.uint8))
+        elif feature.type is FeatureType.LANGUAGE:
+            batch[name] = _one_token(name, feature.shape)
         else:
             batch[name] = np.zeros((1, *feature.shape), np.float32)
     return batch
+
+
+def _one_token(name: str, shape: tuple[int, ...]) -> Value:
+    """Token 0 and then padding; of a mask, that one true."""
+    if not name.endswith("mask"):
+        return np.zeros((1, *shape), np.int64)
+    mask = np.zeros((1, *shape), np.bool_)
+    mask[..., :1] = True
+    return mask
 
 
 def check_batch(batch: Batch, features: Mapping[str, Feature], image_size: tuple[int, int] | None = None) -> None:
@@ -129,7 +240,7 @@ def _must_be_declared(name: str) -> bool:
 def _check_value(name: str, feature: Feature, value: Value, image_size: tuple[int, int] | None) -> None:
     shape = tuple(getattr(value, "shape", ()))
     resized = feature.type is FeatureType.VISUAL and image_size and shape == (1, feature.shape[0], *image_size)
-    if shape != (1, *feature.shape) and not resized:
+    if shape != (1, *feature.shape) and not resized and not _is_shorter_prompt(feature, shape):
         raise InvalidObservation(
             f"'{name}': expected shape {(1, *feature.shape)}, got {shape} ({type(value).__name__})"
         )
@@ -141,6 +252,13 @@ def _check_value(name: str, feature: Feature, value: Value, image_size: tuple[in
         _check_finite(name, value)
     elif isinstance(value, list) or not bool(value.isfinite().all()):
         raise InvalidObservation(f"'{name}': holds NaN or infinity")
+
+
+def _is_shorter_prompt(feature: Feature, shape: tuple[int, ...]) -> bool:
+    """Tokens without their padding, as LeRobot's steps give them where they pad to the longest of a batch."""
+    if feature.type is not FeatureType.LANGUAGE or len(shape) != 2 or len(feature.shape) != 1:
+        return False
+    return shape[0] == 1 and 1 <= shape[1] <= feature.shape[0]
 
 
 def _check_finite(name: str, value: Any) -> None:
