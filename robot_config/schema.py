@@ -72,9 +72,9 @@ class InferenceConfig(Section):
     cloud_result_topic: Topic = "/inference/action"
     """Distributed: actions, engine to device."""
     encodings: Mapping[Name, Encoding] = {}
-    """Distributed: how the pictures travel, by the policy's input; ``default`` stands for those not named. ``u8``
-    (exact, the default), ``jpeg`` or ``jpeg:90`` (lossy, about a tenth), ``f16``, ``f32``. What the engine does not take
-    travels as ``u8``."""
+    """Distributed: how the pictures travel, by the policy's input; ``default`` stands for those not named.
+    ``u8`` (exact, the default), ``jpeg`` or ``jpeg:90`` (lossy, about a tenth), ``f16``, ``f32``. What the engine does
+    not take travels as ``u8``."""
     early_resize: bool = False
     """Distributed: where the model first fits its pictures into a smaller square (pi0, SmolVLA), do that on the device
     and send the square. It is rounded to whole pixel values, a step of 1/255 at most; left out, pictures travel as the
@@ -106,6 +106,10 @@ class ExecutorConfig(Section):
     """Blend overlapping chunks (ACT's temporal ensemble)."""
     temporal_ensemble_coeff: float = 0.01
     """Weight exp(-coeff * age); 0 weighs all alike."""
+    real_time_priority: Annotated[int, Field(ge=0, le=99)] = 0
+    """Priority of the control thread under Linux's SCHED_FIFO; 0: the ordinary scheduler. Wants a privilege."""
+    cpu_affinity: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AsTuple] = ()
+    """Cores that the control thread runs on, such as ``[3]``; best those that nothing else uses (``isolcpus``)."""
     chunk_size: Annotated[int, Field(ge=1)] = 100
     """IB-Robot's smoother buffer; ours takes each chunk's own size."""
     navigation_mode: bool = False

@@ -18,6 +18,7 @@ class TickTimes:
 
     p50_ms: float
     p99_ms: float
+    p999_ms: float
     max_ms: float
 
 
@@ -41,7 +42,8 @@ class TickClock:
         """Percentiles are the upper edge of their bin: never better than the truth."""
         total = np.cumsum(self._counts, dtype=np.int64)
         if not total[-1]:
-            return TickTimes(0.0, 0.0, 0.0)
-        p50, p99 = ((int(np.searchsorted(total, np.ceil(q * total[-1]))) + 1) * BIN_NS / 1e6 for q in (0.5, 0.99))
+            return TickTimes(0.0, 0.0, 0.0, 0.0)
+        edges = [(int(np.searchsorted(total, np.ceil(q * total[-1]))) + 1) * BIN_NS / 1e6 for q in (0.5, 0.99, 0.999)]
         longest = self._max_ns / 1e6
-        return TickTimes(min(p50, longest), min(p99, longest), longest)
+        p50, p99, p999 = (min(edge, longest) for edge in edges)
+        return TickTimes(p50, p99, p999, longest)

@@ -35,6 +35,7 @@ from inference_service.nodes.dispatcher_robot import Commands, Joints, safety_li
 from inference_service.nodes.dispatcher_status import Outlook, judge, values
 from inference_service.nodes.parameter_services import Changeable
 from inference_service.nodes.runtime import NodeParameters, run_node
+from inference_service.nodes.scheduling import Scheduling
 from inference_service.transport.protocol import ClientGoal, GoalStatus, Message, Node
 from inference_service.wire.interfaces import new_message
 from inference_service.wire.variants import from_variants
@@ -55,6 +56,7 @@ class DispatcherParameters(NodeParameters):
 
     ``policy_fps``: rate that the policy was trained at; default the contract's ``rate_hz``. ``prompt``: sent with each
     request. ``start_ramp_s``: how long the first commands take from where the robot is to where the policy wants it.
+    ``real_time_priority``, ``cpu_affinity`` (cores, ``"2,3"``): of the control thread, see :mod:`.scheduling`.
     """
 
     node_name: str = "action_dispatcher"
@@ -70,6 +72,8 @@ class DispatcherParameters(NodeParameters):
     policy_fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     prompt: str = ""
     start_ramp_s: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    real_time_priority: int | None = Field(default=None, ge=0, le=99)
+    cpu_affinity: str | None = Field(default=None, pattern=r"^(\d+(,\d+)*)?$")
 
 
 V = TypeVar("V")
@@ -101,6 +105,15 @@ def dispatcher_config(robot: RobotConfig, parameters: DispatcherParameters) -> D
     )
 
 
+def control_scheduling(robot: RobotConfig, parameters: DispatcherParameters) -> Scheduling:
+    """Of the control thread: parameters where given, the robot's file where not."""
+    executor = robot.control_mode(parameters.control_mode).executor
+    cpus = executor.cpu_affinity
+    if parameters.cpu_affinity is not None:
+        cpus = tuple(int(cpu) for cpu in parameters.cpu_affinity.split(",") if cpu)
+    return Scheduling(_given(parameters.real_time_priority, executor.real_time_priority), cpus)
+
+
 class DispatcherNode:
     """Runs an :class:`ActionDispatcher` on a node. ``close`` leaves the robot as its safe behaviour says."""
 
@@ -111,6 +124,9 @@ class DispatcherNode:
         robot = load_robot_config(parameters.robot_config_path)
         self._policy_fps = _given(parameters.policy_fps, robot.contract.rate_hz)
         self._dispatcher = ActionDispatcher(dispatcher_config(robot, parameters))
+        self._scheduling = control_scheduling(robot, parameters)
+        self._scheduling.check()
+        self._control_thread: int | None = None
         self._rate_problem = check_control_rate(self._config.control_hz, self._policy_fps)
         self._prompt = parameters.prompt
         self._commands = Commands(node, robot)
@@ -172,6 +188,9 @@ class DispatcherNode:
     # -- the control tick, on its own thread --------------------------------------------------------------------
 
     def _on_tick(self) -> None:
+        if self._control_thread != threading.get_ident():
+            self._control_thread = threading.get_ident()
+            self._scheduling.apply()
         with self._tick_lock:  # contended only by close()
             if not self._stopped:
                 self._tick(time.monotonic_ns())

@@ -104,6 +104,7 @@ def values(stats: Stats, times: TickTimes, period_ms: float) -> dict[str, str]:
         "tick_period_ms": f"{period_ms:.3f}",
         "tick_p50_ms": f"{times.p50_ms:.3f}",
         "tick_p99_ms": f"{times.p99_ms:.3f}",
+        "tick_p999_ms": f"{times.p999_ms:.3f}",
         "tick_max_ms": f"{times.max_ms:.3f}",
         "observation_age_ms": f"{stats.observation_age_ms:.1f}",
         "last_error": stats.last_error,

@@ -17,6 +17,7 @@ def test_percentiles_of_intervals_within_ten_microseconds() -> None:
     times = clock.times()
     assert times.p50_ms == pytest.approx(np.percentile(intervals, 50) / 1e6, abs=0.02)
     assert times.p99_ms == pytest.approx(np.percentile(intervals, 99) / 1e6, abs=0.02)
+    assert times.p999_ms == pytest.approx(np.sort(intervals)[4994] / 1e6, abs=0.02)
     assert times.max_ms == intervals.max() / 1e6
 
 
@@ -31,4 +32,4 @@ def test_nothing_before_the_second_tick() -> None:
     clock = TickClock()
     clock.record(5)
     times = clock.times()
-    assert (times.p50_ms, times.p99_ms, times.max_ms) == (0.0, 0.0, 0.0)
+    assert (times.p50_ms, times.p99_ms, times.p999_ms, times.max_ms) == (0.0, 0.0, 0.0, 0.0)

@@ -70,12 +70,12 @@ def test_a_wrong_control_rate_warns_and_an_unsent_command_is_an_error() -> None:
 
 
 def test_values_are_numbers_as_strings() -> None:
-    found = values(RUNNING, TickTimes(50.01, 51.2, 70.0), 50.0)
+    found = values(RUNNING, TickTimes(50.01, 51.2, 60.5, 70.0), 50.0)
     promised = {
         "state": "running", "queue": "30", "inferences": "4", "actions": "90", "hold_ticks": "3", "clamped": "3",
         "rejected_chunks": "0", "late_results": "0", "inference_timeouts": "0", "tick_period_ms": "50.000",
-        "tick_p50_ms": "50.010", "tick_p99_ms": "51.200", "tick_max_ms": "70.000", "observation_age_ms": "120.0",
-        "last_error": "",
+        "tick_p50_ms": "50.010", "tick_p99_ms": "51.200", "tick_p999_ms": "60.500", "tick_max_ms": "70.000",
+        "observation_age_ms": "120.0", "last_error": "",
     }  # fmt: skip
     assert promised.items() <= found.items()
     assert found["clamped_joints"] == "1:2 6:1"
