@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from inference_service.backends.compiled.acl_model import AclModel
 from inference_service.backends.compiled.acl_runtime import AclContext, runtime_kept
 from inference_service.backends.compiled.matching import bind
 from inference_service.backends.compiled.restarts import RestartBudget
-from inference_service.core.errors import BackendError, InferenceFailed
+from inference_service.core.errors import BackendError, EngineFault, InferenceFailed
 
 if TYPE_CHECKING:
     from inference_service.backends.compiled.session import TensorSpec
@@ -27,7 +28,8 @@ class AclSession:
     """See :class:`~.session.RuntimeSession`. Models are loaded into a context of their own, buffers allocated once.
 
     After a call of pyACL failed nothing in the context can be relied on: before the next request it is released and
-    the models are loaded again, at most three times a minute. The failed request is not repeated.
+    the models are loaded again, at most three times a minute. The failed request is not repeated. A device that does
+    not take the models back, or fails more often, is an ``EngineFault`` until :meth:`recover`.
 
     Raises:
         BackendUnavailable: CANN or the device is not here.
@@ -44,7 +46,11 @@ class AclSession:
         self._lock = threading.Lock()
         self._closed = False
         self._budget = RestartBudget(_MAX_RESTARTS, _RESTART_WINDOW_S)
-        self._context: AclContext | None = self._start()
+        with ExitStack() as stack:
+            # Kept while no context is open, too: init after finalize is not safe on every CANN.
+            stack.enter_context(runtime_kept())
+            self._context: AclContext | None = self._start()
+            self._runtime = stack.pop_all()
 
     def _start(self) -> AclContext:
         context = AclContext(self._device_id)
@@ -67,29 +73,45 @@ class AclSession:
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         with self._lock:
-            if self._closed:
-                raise InferenceFailed("this session was closed")
+            context = self._living_context()
             if len(inputs) != len(self.inputs):
                 raise InferenceFailed(f"{len(inputs)} inputs were given, expected {len(self.inputs)}")
-            if self._context is None or self._context.failed:
-                self._restart()
-            assert self._context is not None
-            self._context.bind()
+            context.bind()
             return self._forward(inputs)
 
-    def _restart(self) -> None:
-        if not self._budget.spend():
-            raise InferenceFailed(f"the device failed and had its {self._budget}; it is tried again later")
-        _log.warning("a call of pyACL failed before: releasing device %d and loading again", self._device_id)
-        # init after finalize is not safe on every CANN.
-        with runtime_kept():
-            context, self._context = self._context, None
-            if context is not None:
-                context.close()
-            try:
-                self._context = self._start()
-            except BackendError as error:
-                raise InferenceFailed(f"the device failed, and so did loading again: {error}") from error
+    def _living_context(self) -> AclContext:
+        if self._closed:
+            raise InferenceFailed("this session was closed")
+        if self._context is None or self._context.failed:
+            if not self._budget.spend():
+                raise EngineFault(
+                    f"device {self._device_id} failed and had its {self._budget}; it is tried again later"
+                )
+            _log.warning("a call of pyACL failed before: releasing device %d and loading again", self._device_id)
+            return self._reload()
+        return self._context
+
+    def recover(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise EngineFault("this session was closed")
+            self._reload()
+
+    def _reload(self) -> AclContext:
+        context, self._context = self._context, None
+        described = self.inputs, self.outputs
+        if context is not None:
+            context.close()
+        try:
+            context = self._start()
+        except BackendError as error:
+            raise EngineFault(f"device {self._device_id} failed, and so did loading again: {error}") from error
+        if (self.inputs, self.outputs) != described:
+            self.inputs, self.outputs = described
+            context.close()
+            raise EngineFault(f"{self._sidecar.file}: its artifacts are others than before; restart the engine")
+        self._context = context
+        return context
 
     def close(self) -> None:
         with self._lock:
@@ -97,6 +119,7 @@ class AclSession:
             context, self._context = self._context, None
             if context is not None:
                 context.close()
+            self._runtime.close()
 
 
 class OMRuntimeSession(AclSession):

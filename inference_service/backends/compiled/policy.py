@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from inference_service.core.batch import Batch, Float32
-from inference_service.core.errors import InferenceFailed, InferenceServiceError
+from inference_service.core.errors import EngineFault, InferenceFailed, InferenceServiceError
 from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec
 
 if TYPE_CHECKING:
@@ -63,6 +63,12 @@ class CompiledPolicyWrapper:
             raise
         except Exception as error:
             raise InferenceFailed(f"backend '{self._spec.backend_type}' failed: {error}") from error
+
+    def recover(self) -> None:
+        """See :class:`~inference_service.core.policy.RecoverablePolicy`."""
+        if self._session is None:
+            raise EngineFault("this policy was closed")
+        self._session.recover()
 
     def close(self) -> None:
         session, self._session = self._session, None

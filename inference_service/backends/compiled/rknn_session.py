@@ -1,59 +1,34 @@
-"""Rockchip's NPU through RKNNLite.
-
-What the wheels 2.3.2 and 2.5.0 were measured to do decides much of this file: they compare no shapes, return ``None``
-instead of raising, hand out the outputs of the call before where ``rknn_run`` failed, write into the list they are
-given, and keep no lock.
-"""
+"""Rockchip's NPU through RKNNLite: one object or a pool of them behind a session."""
 
 from __future__ import annotations
 
-import importlib
 import logging
 import queue
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference_service.backends.compiled.restarts import RestartBudget
+from inference_service.backends.compiled.rknn_npu import DTYPES, Arrays, Npu, import_api
 from inference_service.backends.compiled.session import TensorSpec
-from inference_service.core.errors import (
-    BackendError,
-    BackendUnavailable,
-    InferenceFailed,
-    ModelLoadFailed,
-    NonFiniteAction,
-)
+from inference_service.core.errors import EngineFault, InferenceFailed, ModelLoadFailed, NonFiniteAction
 
-CORES = {"auto": 0, "0": 1, "1": 2, "2": 4, "0_1": 3, "0_1_2": 7, "all": 0xFFFF}
-"""Masks by name, as RKNNLite's NPU_CORE_*."""
-
-DTYPES = ("float32", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "bool")
-"""What RKNNLite takes; the library converts to the model's own type."""
-
-BOARD = Path("/")
-_SOCS = ("rk3562", "rk3566", "rk3568", "rk3576", "rk3588", "rv1126b")
-_DISTRIBUTION = "rknn-toolkit-lite2"
-_MAX_RESTARTS = 3
-_RESTART_WINDOW_S = 60.0
 _log = logging.getLogger(__name__)
-_Arrays = list[NDArray[Any]]
 
 
 class RKNNRuntimeSession:
-    """A :class:`~.session.RuntimeSession` over one RKNNLite object per entry of ``cores`` (names of :data:`CORES`).
+    """A :class:`~.session.RuntimeSession` over one RKNNLite object per entry of ``cores``, a name of
+    :data:`.rknn_npu.CORES` each.
 
     Each object holds the model once and serves one caller at a time; with several, as many threads infer at once.
     ``inputs`` must be right, as RKNNLite cannot tell its own: pictures as ``NHWC`` or ``NCHW``, the order that of
     the artifact. ``output_names`` are given to the outputs in their order. Every object infers once on made-up input
-    before the constructor returns. One that fails later is rebuilt before its next use, three times a minute at most.
+    before the constructor returns. One that fails later is rebuilt before its next use, three times a minute at most;
+    meanwhile the others serve.
 
     A caller waits ``busy_s`` at most for a free object. A call into the library cannot be interrupted.
 
@@ -74,12 +49,12 @@ class RKNNRuntimeSession:
         self._busy_s = busy_s
         self._closed = threading.Event()
         _check_dtypes(self._inputs, model)
-        api = _import_api()
-        self._idle: queue.LifoQueue[_Npu] = queue.LifoQueue()
-        self._npus: list[_Npu] = []
+        api = import_api()
+        self._idle: queue.Queue[Npu] = queue.Queue()
+        self._npus: list[Npu] = []
         try:
             for core in cores:
-                self._npus.append(_Npu(api, model, core, self._inputs))
+                self._npus.append(Npu(api, model, core, self._inputs))
                 self._npus[-1].prove()
             self._outputs = _named(self._npus[0].shapes, output_names, model)
         except (InferenceFailed, NonFiniteAction) as error:
@@ -104,25 +79,67 @@ class RKNNRuntimeSession:
     def versions(self) -> Mapping[str, str]:
         return self._versions
 
-    def run(self, inputs: Sequence[NDArray[Any]]) -> _Arrays:
+    def run(self, inputs: Sequence[NDArray[Any]]) -> Arrays:
         """One inference; ``inputs`` and result as in :meth:`.session.RuntimeSession.run`. Thread-safe.
 
         Raises:
             InferenceFailed: the runtime failed, repeats itself, is busy for too long, or the session was closed.
             NonFiniteAction: an output holds NaN or infinity.
+            EngineFault: no object can be started again, or none so soon.
         """
         _check_shapes(self._inputs, inputs)
-        npu = self._take()
-        try:
-            return npu.infer(inputs)
-        finally:
-            self._idle.put(npu)
+        fault = EngineFault("no NPU object")
+        for _ in self._npus:
+            npu = self._take()
+            try:
+                return npu.infer(inputs)
+            except EngineFault as error:
+                # It did not infer, and leaves its turn to the next.
+                fault = error
+            finally:
+                self._idle.put(npu)
+        raise fault
 
-    def _take(self) -> _Npu:
+    def recover(self) -> None:
+        """Build every object anew, and let each infer once.
+
+        Raises:
+            EngineFault: none of them does, all are stuck in a call into the library, or the session was closed.
+        """
+        npus = self._taken_all()
+        faults = []
+        for npu in npus:
+            try:
+                npu.rebuild()
+            except EngineFault as error:
+                _log.error("%s", error)
+                faults.append(str(error))
+            finally:
+                self._idle.put(npu)
+        if len(faults) == len(npus):
+            raise EngineFault("; ".join(dict.fromkeys(faults)))
+
+    def _taken_all(self) -> list[Npu]:
+        """Every object that is free within ``busy_s``, one at least."""
+        npus: list[Npu] = []
+        deadline = time.monotonic() + self._busy_s
+        while len(npus) < len(self._npus):
+            try:
+                npus.append(self._take(deadline - time.monotonic()))
+            except InferenceFailed as error:
+                if not npus or self._closed.is_set():
+                    for npu in npus:
+                        self._idle.put(npu)
+                    raise EngineFault(f"{error}; restart the engine's process") from error
+                break
+        return npus
+
+    def _take(self, timeout_s: float | None = None) -> Npu:
+        """A free object, for which ``timeout_s`` (``busy_s``) is waited at most."""
         if self._closed.is_set():
             raise InferenceFailed("this session was closed")
         try:
-            npu = self._idle.get(timeout=self._busy_s)
+            npu = self._idle.get(timeout=max(0.0, self._busy_s if timeout_s is None else timeout_s))
         except queue.Empty:
             raise InferenceFailed(
                 f"all {len(self._npus)} NPU objects are busy for more than {self._busy_s:g} s"
@@ -152,164 +169,6 @@ class RKNNRuntimeSession:
             npu.release()
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """``question``: a checksum of each input."""
-
-    question: tuple[int, ...]
-    outputs: _Arrays
-
-
-class _Npu:
-    """One RKNNLite object. Not thread-safe."""
-
-    def __init__(self, api: Any, model: Path, core: str, inputs: Sequence[TensorSpec]) -> None:
-        self._api, self._model, self._core, self._inputs = api, model, core, inputs
-        self._format = data_format(inputs)
-        self._budget = RestartBudget(_MAX_RESTARTS, _RESTART_WINDOW_S)
-        self._last: _Answer | None = None
-        self.shapes: tuple[tuple[int, ...], ...] | None = None
-        self._lite: Any | None = self._open()
-        self.versions = _versions(self._lite)
-
-    def _open(self) -> Any:
-        lite = self._api.RKNNLite()
-        try:
-            if lite.load_rknn(str(self._model)) != 0:
-                raise ModelLoadFailed(f"{self._model}: RKNNLite cannot read it; its own log line says why")
-            # `target` is for a PC with a board on its USB port, and is refused on the board itself.
-            if lite.init_runtime(core_mask=CORES[self._core]) != 0:
-                raise _refusal(self._model, self._core)
-        except BaseException:
-            # After a failed init_runtime the object may still infer, on other cores than asked.
-            lite.release()
-            raise
-        return lite
-
-    def prove(self) -> None:
-        """One inference on made-up input, which also tells the outputs' shapes."""
-        self.infer(_noise(self._inputs))
-
-    def infer(self, inputs: Sequence[NDArray[Any]]) -> _Arrays:
-        rebuilt = self._lite is None
-        if self._lite is None:
-            self._lite = self._reopen()
-        try:
-            if rebuilt:
-                self._fresh(_noise(self._inputs))
-            outputs = self._fresh(inputs)
-        except BaseException:
-            # Known to help where a context has begun to return NaN, and after every error of the driver.
-            self.release()
-            raise
-        return outputs
-
-    def release(self) -> None:
-        lite, self._lite = self._lite, None
-        self._last = None
-        if lite is not None:
-            lite.release()
-
-    def _reopen(self) -> Any:
-        if not self._budget.spend():
-            raise InferenceFailed(f"the NPU failed and had its {self._budget}; it is started again later")
-        _log.warning("rebuilding the NPU's context on core %s", self._core)
-        try:
-            return self._open()
-        except BackendError as error:
-            raise InferenceFailed(f"the NPU failed and cannot be started again: {error}") from error
-
-    def _fresh(self, inputs: Sequence[NDArray[Any]]) -> _Arrays:
-        """The outputs for ``inputs``, and surely for these."""
-        outputs = self._call(inputs)
-        question = _checksums(inputs)
-        if self._last is not None and question != self._last.question and _equal(outputs, self._last.outputs):
-            outputs = self._verified(inputs, outputs)
-        self._last = _Answer(question, [output.copy() for output in outputs])
-        return outputs
-
-    def _verified(self, inputs: Sequence[NDArray[Any]], outputs: _Arrays) -> _Arrays:
-        """Another question was answered alike. A quantised model may do so; a runtime whose ``rknn_run`` failed in
-        silence does. A third, quite different question tells."""
-        probe = self._call(_noise(self._inputs))
-        again = self._call(inputs)
-        if _equal(probe, outputs) or _equal(probe, again):
-            raise InferenceFailed(
-                "the NPU answers different inputs with the same outputs: rknn_run fails in silence; see dmesg for rknpu"
-            )
-        if not _equal(again, outputs):
-            _log.warning("the NPU returned the answer of the call before once; it was asked again")
-        return again
-
-    def _call(self, inputs: Sequence[NDArray[Any]]) -> _Arrays:
-        assert self._lite is not None
-        try:
-            # A list of our own: RKNNLite replaces what it transposes.
-            outputs = self._lite.inference(inputs=list(inputs), data_format=self._format)
-        except Exception as error:
-            raise InferenceFailed(f"RKNNLite raised {type(error).__name__}: {error}") from error
-        if not isinstance(outputs, list) or not all(isinstance(output, np.ndarray) for output in outputs):
-            raise InferenceFailed("RKNNLite returned no outputs; its own log line says why")
-        self._check(outputs)
-        return outputs
-
-    def _check(self, outputs: _Arrays) -> None:
-        shapes = tuple(output.shape for output in outputs)
-        if shapes != (self.shapes or shapes):
-            raise InferenceFailed(f"RKNNLite returned outputs of shapes {shapes}, expected {self.shapes}")
-        if not all(np.isfinite(output).all() for output in outputs):
-            raise NonFiniteAction("the NPU returned NaN or infinity; its context is rebuilt before the next inference")
-        if not any(output.any() for output in outputs):
-            raise InferenceFailed("the NPU returned nothing but zeros: an operator failed in silence")
-        self.shapes = shapes
-
-
-def data_format(inputs: Sequence[TensorSpec]) -> str | list[str] | None:
-    """What RKNNLite must be told: it looks at this for 4-D inputs only, and moves the axes of any that it believes
-    NHWC and the model does not. A list only where it must be one, as older releases refuse lists."""
-    formats = ["nhwc" if spec.layout == "NHWC" else "nchw" for spec in inputs]
-    needed = {fmt for fmt, spec in zip(formats, inputs, strict=True) if len(spec.shape) == 4}
-    if len(needed) > 1:
-        return formats
-    return needed.pop() if needed else None
-
-
-def missing_parts(board: Path) -> list[str]:
-    """What RKNNLite needs of the system under ``board`` and does not find, each with the fix."""
-    missing = []
-    compatible = board / "proc/device-tree/compatible"
-    if not compatible.is_file():
-        missing.append(
-            "/proc/device-tree/compatible (in a container: security_opt systempaths=unconfined, or mount it)"
-        )
-    elif not any(soc in compatible.read_bytes().decode("ascii", "replace") for soc in _SOCS):
-        missing.append(f"a Rockchip chip with an NPU ({', '.join(_SOCS)})")
-    if not (board / "usr/lib/librknnrt.so").exists():
-        missing.append("/usr/lib/librknnrt.so (of rknpu2, of the version that the model was converted with)")
-    if (board / ".dockerenv").exists() and not (board / "dev/dri/renderD129").exists():
-        missing.append("/dev/dri/renderD129 (pass --device /dev/dri)")
-    return missing
-
-
-def _import_api() -> Any:
-    try:
-        return importlib.import_module("rknnlite.api")
-    except (ImportError, OSError) as error:
-        raise BackendUnavailable(
-            f"RKNNLite cannot be imported ({error}); on the board: pip install {_DISTRIBUTION}"
-        ) from error
-
-
-def _refusal(model: Path, core: str) -> BackendError:
-    """RKNNLite says only -1. Either something of the board is not here, or it does not like the model."""
-    if missing := missing_parts(BOARD):
-        return BackendUnavailable(f"RKNNLite did not start; not found here: {'; '.join(missing)}")
-    return ModelLoadFailed(
-        f"{model}: RKNNLite did not start with it on core {core}; its own log line says why. It may be damaged, "
-        "converted for another chip, newer than librknnrt.so, or the chip lacks that core"
-    )
-
-
 def _check_dtypes(inputs: Sequence[TensorSpec], model: Path) -> None:
     if wrong := [str(spec) for spec in inputs if spec.dtype.name not in DTYPES or not spec.dtype.isnative]:
         raise ModelLoadFailed(f"{model}: RKNNLite does not take {', '.join(wrong)}; it takes {', '.join(DTYPES)}")
@@ -333,39 +192,3 @@ def _named(shapes: Sequence[Sequence[int]] | None, names: Sequence[str], model: 
         TensorSpec(name, tuple(shape), np.dtype(np.float32))
         for name, shape in zip(chosen, shapes, strict=True)
     )
-
-
-def _noise(inputs: Sequence[TensorSpec]) -> _Arrays:
-    """In [0, 2), so that it fits every dtype."""
-    rng = np.random.default_rng(0)
-    return [(rng.random(spec.shape) * 2).astype(spec.dtype) for spec in inputs]
-
-
-def _checksums(inputs: Sequence[NDArray[Any]]) -> tuple[int, ...]:
-    """Cheap: whole words are summed, a few milliseconds per 100 MB."""
-    return tuple(_checksum(array) for array in inputs)
-
-
-def _checksum(array: NDArray[Any]) -> int:
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    whole = flat.size & ~7
-    return int(flat[:whole].view(np.uint64).sum(dtype=np.uint64)) ^ int(flat[whole:].sum(dtype=np.uint64)) << 64
-
-
-def _equal(one: _Arrays, other: _Arrays) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def _versions(lite: Any) -> dict[str, str]:
-    """From ``API: 2.3.2 (…)`` and ``DRV: … 0.9.8``, and the wheel's own."""
-    said = lite.get_sdk_version() or ""
-    found = {
-        "librknnrt": re.search(r"API:\s*(?:[^\d\n]*\s)?(\d[\w.]*)", said),
-        "rknpu driver": re.search(r"DRV:\s*(?:[^\d\n]*\s)?(\d[\w.]*)", said),
-    }
-    versions = {name: match[1] for name, match in found.items() if match}
-    try:
-        versions[_DISTRIBUTION] = metadata.version(_DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        _log.debug("%s was not installed by pip, its version is unknown", _DISTRIBUTION)
-    return versions

@@ -25,7 +25,7 @@ from inference_service.backends.compiled.sd3403_worker import Worker
 from inference_service.backends.compiled.session import TensorSpec
 from inference_service.backends.onnx import digest
 from inference_service.core.batch import Float32
-from inference_service.core.errors import BackendError, InferenceFailed, ModelLoadFailed
+from inference_service.core.errors import BackendError, EngineFault, InferenceFailed, ModelLoadFailed
 
 # The NPU writes rows of this many elements where it pads them.
 _PADDED_ROW = 8
@@ -154,13 +154,26 @@ class SD3403RuntimeSession:
         """One exchange with the worker; ``inputs`` and result as in :meth:`.session.RuntimeSession.run`.
 
         Raises:
-            InferenceFailed: the worker refused, broke, or may not be started again yet; or the session was closed.
+            InferenceFailed: the worker refused or broke, or the session was closed.
+            EngineFault: it broke before and may not be started again yet, or cannot.
         """
         _check_shapes(self._inputs, inputs)
         with self._lock:
             if self._closed:
                 raise InferenceFailed("this session was closed")
             return [self._infer(inputs)]
+
+    def recover(self) -> None:
+        """Start another worker; its first answer, which may be a warm-up's, tells whether it runs the model.
+
+        Raises:
+            EngineFault: it cannot be started, or the session was closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise EngineFault("this session was closed")
+            self._end_worker(0)
+            self._started()
 
     def close(self) -> None:
         """End the worker, after the request in progress. Idempotent."""
@@ -198,13 +211,16 @@ class SD3403RuntimeSession:
             _log.error("worker %d is gone: %s", self._worker.pid, self._worker.describe())
             self._end_worker(0)
         if not self._budget.spend():
-            raise InferenceFailed(f"the worker is gone and had its {self._budget}; it is started again later")
+            raise EngineFault(f"the worker is gone and had its {self._budget}; it is started again later")
+        return self._started()
+
+    def _started(self) -> Worker:
         try:
-            self._worker = Worker(self._executable, self._model)
+            worker = self._worker = Worker(self._executable, self._model)
         except BackendError as error:
-            raise InferenceFailed(f"the worker is gone and cannot be started again: {error}") from error
-        _log.warning("started worker %d in place of a broken one", self._worker.pid)
-        return self._worker
+            raise EngineFault(f"the worker is gone and cannot be started again: {error}") from error
+        _log.warning("started worker %d in place of a broken one", worker.pid)
+        return worker
 
     def _end_worker(self, graceful_s: float) -> None:
         worker, self._worker = self._worker, None

@@ -70,8 +70,20 @@ class RuntimeSession(Protocol):
         ``inputs``: C-contiguous, one per spec, each of its shape and dtype; read-only arrays are fine, none is
         written to. Returns one array per output spec, owned by the caller.
 
+        A runtime that broke is started again before the next call, within a budget
+        (:class:`~.restarts.RestartBudget`); the failed call is not repeated.
+
         Raises:
             InferenceFailed: the runtime refused or broke, or the session was closed.
+            EngineFault: it broke before and cannot be started again, or not so soon.
+        """
+        ...
+
+    def recover(self) -> None:
+        """Release the runtime and load again what was loaded, without regard to the budget.
+
+        Raises:
+            EngineFault: that failed, or the session was closed.
         """
         ...
 

@@ -36,7 +36,13 @@ from inference_service.backends.compiled.pi05_adapter import BATCH_NOISE, LANGUA
 from inference_service.backends.compiled.sidecar import load_sidecar
 from inference_service.core.batch import AffineImage, Batch
 from inference_service.core.engine import PureInferenceEngine
-from inference_service.core.errors import BackendUnavailable, InferenceFailed, ModelLoadFailed, PolicyFolderError
+from inference_service.core.errors import (
+    BackendUnavailable,
+    EngineFault,
+    InferenceFailed,
+    ModelLoadFailed,
+    PolicyFolderError,
+)
 from inference_service.core.policy import BackendOptions
 from inference_service.core.policy_folder import PolicyFolder
 
@@ -165,12 +171,54 @@ def test_a_device_that_keeps_failing_is_left_alone_for_a_while(acl: Any, tmp_pat
         policy.predict_action_chunk(pi05_batch())
     for _ in range(3):
         acl.simulator.fail("rt.set_device", 1, 507033)
-        with pytest.raises(InferenceFailed, match=r"so did loading again.*507033"):
+        with pytest.raises(EngineFault, match=r"so did loading again.*507033"):
             policy.predict_action_chunk(pi05_batch())
     calls = dict(acl.simulator.calls)
-    with pytest.raises(InferenceFailed, match="had its 3 restarts in 60 s"):
+    with pytest.raises(EngineFault, match="had its 3 restarts in 60 s"):
         policy.predict_action_chunk(pi05_batch())
     assert acl.simulator.calls == calls
+    policy.recover()
+    np.testing.assert_allclose(policy.predict_action_chunk(pi05_batch()), pi05_answer(pi05_batch()), rtol=1e-3)
+    assert acl.simulator.calls["init"] == 1, "init after finalize is not safe on every CANN"
+    policy.close()
+    with pytest.raises(EngineFault, match="closed"):
+        policy.recover()
+
+
+def test_an_npu_that_times_out_again_and_again_is_a_fault(acl: Any, tmp_path: Path) -> None:
+    policy = open_policy(make_act(tmp_path / "policy"))
+    for _ in range(4):
+        acl.simulator.fail("mdl.execute", 1, 507014)
+        with pytest.raises(InferenceFailed, match="507014 AICORE_TIMEOUT") as raised:
+            policy.predict_action_chunk(act_batch())
+        assert not isinstance(raised.value, EngineFault)
+    with pytest.raises(EngineFault, match="had its 3 restarts"):
+        policy.predict_action_chunk(act_batch())
+    policy.close()
+
+
+def test_a_device_without_memory_serves_again_when_there_is_some(acl: Any, tmp_path: Path) -> None:
+    engine = PureInferenceEngine(open_policy(make_act(tmp_path / "policy")))
+    acl.simulator.fail("mdl.execute", 1, 207018)
+    with pytest.raises(InferenceFailed, match="out of memory"):
+        engine.infer(act_batch())
+    for attempt in (lambda: engine.infer(act_batch()), engine.recover):
+        acl.simulator.fail("rt.malloc", 2, 207001)
+        with pytest.raises(EngineFault, match=r"loading again: .*207001 MEMORY_ALLOCATION: .*end other processes"):
+            attempt()
+    assert engine.recover().action.shape == (CHUNK, DIM)
+    np.testing.assert_allclose(engine.infer(act_batch()).action, act_answer(act_batch()), rtol=1e-5)
+    engine.close()
+
+
+def test_an_artifact_that_changed_is_not_loaded_in_place_of_the_old_one(acl: Any, tmp_path: Path) -> None:
+    path = make_act(tmp_path / "policy")
+    policy = open_policy(path)
+    save(ACT, path / "om" / "act.om", {"state": STATE, "top": WRIST, "wrist": TOP})
+    with pytest.raises(EngineFault, match=r"its artifacts are others than before; restart the engine"):
+        policy.recover()
+    save(ACT, path / "om" / "act.om", {"state": STATE, "top": TOP, "wrist": WRIST})
+    policy.recover()
     policy.close()
 
 

@@ -9,10 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_service.backends.compiled import rknn_session
-from inference_service.backends.compiled.rknn_session import RKNNRuntimeSession, data_format, missing_parts
+from inference_service.backends.compiled import rknn_npu
+from inference_service.backends.compiled.rknn_npu import data_format, missing_parts
+from inference_service.backends.compiled.rknn_session import RKNNRuntimeSession
 from inference_service.backends.compiled.session import RuntimeSession, TensorSpec
-from inference_service.core.errors import BackendUnavailable, InferenceFailed, ModelLoadFailed, NonFiniteAction
+from inference_service.core.errors import (
+    BackendUnavailable,
+    EngineFault,
+    InferenceFailed,
+    ModelLoadFailed,
+    NonFiniteAction,
+)
 from tests.simulators.rknnlite.rig import RKNNSimulator, installed, tiny_model
 
 pytest.importorskip("onnx")
@@ -187,8 +194,54 @@ def test_a_context_that_keeps_failing_uses_up_its_rebuilds(simulator: RKNNSimula
     for _ in range(4):
         with pytest.raises(InferenceFailed, match="no outputs"):
             session.run(inputs())
-    with pytest.raises(InferenceFailed, match=r"had its 3 restarts in 60 s"):
+    with pytest.raises(EngineFault, match=r"had its 3 restarts in 60 s"):
         session.run(inputs())
+
+
+def test_a_fault_ends_with_a_recovery(simulator: RKNNSimulator, open_session: Open, model: Path) -> None:
+    """Fault: the NPU fails, and the library does not start with the model again; then it does."""
+    simulator.set(faults={"inference": {"2": "none"}, "init_runtime": {"2": "fail", "3": "fail"}})
+    session = open_session()
+    with pytest.raises(InferenceFailed, match="no outputs"):
+        session.run(inputs())
+    with pytest.raises(EngineFault, match=r"cannot be started again: .*its memory is used up"):
+        session.run(inputs())
+    with pytest.raises(EngineFault, match=r"core auto cannot be rebuilt: .*did not start"):
+        session.recover()
+    assert simulator.unreleased == []
+    session.recover()
+    np.testing.assert_allclose(session.run(inputs())[0], reference(model, inputs()), rtol=1e-5, atol=1e-5)
+    session.close()
+    with pytest.raises(EngineFault, match="closed"):
+        session.recover()
+
+
+def test_a_pool_serves_on_while_one_of_it_cannot_be_started(simulator: RKNNSimulator, open_session: Open) -> None:
+    """Loading proves each object with one inference; the fourth is the first object's, and its last."""
+    simulator.set(faults={"inference": {"4": "none"}, "init_runtime": {"4+": "fail"}})
+    session = open_session(["0", "1", "2"])
+    with pytest.raises(InferenceFailed, match="no outputs"):
+        session.run(inputs())
+    for _ in range(9):
+        assert session.run(inputs())
+    assert len(simulator.unreleased) == 2
+    simulator.set()
+    session.recover()
+    assert len(simulator.unreleased) == 3
+
+
+def test_a_recovery_does_not_wait_for_a_call_that_hangs(simulator: RKNNSimulator, open_session: Open) -> None:
+    simulator.set(faults={"inference": {"2": "slow"}})
+    session = open_session(busy_s=0.2)
+    thread = threading.Thread(target=lambda: session.run(inputs()))
+    thread.start()
+    while session._idle.qsize():
+        pass
+    with pytest.raises(EngineFault, match=r"are busy .*restart the engine's process"):
+        session.recover()
+    thread.join(30)
+    session.recover()
+    assert session.run(inputs())
 
 
 @pytest.mark.parametrize(
@@ -340,6 +393,6 @@ def test_without_the_library(model: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named '{name}'")
 
-    monkeypatch.setattr(rknn_session.importlib, "import_module", missing)
+    monkeypatch.setattr(rknn_npu.importlib, "import_module", missing)
     with pytest.raises(BackendUnavailable, match=r"RKNNLite cannot be imported .*pip install rknn-toolkit-lite2"):
         RKNNRuntimeSession(model, [STATE, TOP])

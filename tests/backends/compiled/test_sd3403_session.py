@@ -18,7 +18,7 @@ import pytest
 from inference_service.backends.compiled.restarts import RestartBudget
 from inference_service.backends.compiled.sd3403_session import ActionOutput, Patience, SD3403RuntimeSession
 from inference_service.backends.compiled.session import RuntimeSession, TensorSpec
-from inference_service.core.errors import BackendUnavailable, InferenceFailed, ModelLoadFailed
+from inference_service.core.errors import BackendUnavailable, EngineFault, InferenceFailed, ModelLoadFailed
 from tests.simulators.sd3403.rig import SD3403Simulator, state_of, stub_model
 
 FLOAT = np.dtype(np.float32)
@@ -195,9 +195,38 @@ def test_a_worker_that_keeps_dying_uses_up_its_restarts(simulator: SD3403Simulat
     for _ in range(3):
         with pytest.raises(InferenceFailed, match="exited"):
             session.run(inputs())
-    with pytest.raises(InferenceFailed, match=r"had its 2 restarts in 3600 s"):
+    with pytest.raises(EngineFault, match=r"had its 2 restarts in 3600 s"):
         session.run(inputs())
     assert len(simulator.pids) == 3
+    simulator.set()
+    session.recover()
+    np.testing.assert_allclose(session.run(inputs())[0], expected(), atol=1e-5)
+    assert len(simulator.pids) == 4
+
+
+def test_a_worker_whose_file_is_gone_runs_again_when_it_is_back(simulator: SD3403Simulator, open_session: Open) -> None:
+    session = open_session()
+    hidden = simulator.script.rename(simulator.directory / "hidden")
+    os.kill(simulator.pids[0], signal.SIGKILL)
+    wait_until(lambda: state_of(simulator.pids[0]) in ("Z", None))
+    for attempt in (lambda: session.run(inputs()), session.recover):
+        with pytest.raises(EngineFault, match=r"cannot be started again: .*main cannot be started here"):
+            attempt()
+    hidden.rename(simulator.script)
+    session.recover()
+    np.testing.assert_allclose(session.run(inputs())[0], expected(), atol=1e-5)
+    session.close()
+    with pytest.raises(EngineFault, match="closed"):
+        session.recover()
+
+
+def test_a_recovered_worker_that_does_not_answer_is_no_recovery(simulator: SD3403Simulator, open_session: Open) -> None:
+    """``recover`` starts it, and the engine's warm-up judges it."""
+    session = open_session()
+    simulator.set(start="exit")
+    session.recover()
+    with pytest.raises(InferenceFailed, match="exited with code 4"):
+        session.run(inputs())
 
 
 def test_restarts_are_granted_again_as_time_passes() -> None:

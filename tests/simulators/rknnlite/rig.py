@@ -68,7 +68,7 @@ def installed(directory: Path) -> Iterator[RKNNSimulator]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(LIBRARY)
         patch.setenv("RKNN_SIM", str(directory))
-        patch.setattr("inference_service.backends.compiled.rknn_session.BOARD", simulator.board)
+        patch.setattr("inference_service.backends.compiled.rknn_npu.BOARD", simulator.board)
         try:
             yield simulator
         finally:
