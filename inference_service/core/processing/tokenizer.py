@@ -6,6 +6,7 @@ says. Its ``add_bos_token`` and ``add_eos_token`` do not count where there is a 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from inference_service.core.files import check, read_bytes, read_json_object
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS = "special_tokens_map.json"
+TOKENIZER_FILES = (TOKENIZER, TOKENIZER_CONFIG, _SPECIAL_TOKENS)
 # PaliGemma's has 17 MB.
 MAX_TOKENIZER_BYTES = 128 * 2**20
 
@@ -45,7 +47,7 @@ class PromptTokenizer:
         """
         self._max_length = max_length
         self._pad_left = pad_left
-        config = _optional_json(directory / _SPECIAL_TOKENS) | _optional_json(directory / TOKENIZER_CONFIG)
+        config = _settings(directory)
         self._tokenizer = _load(directory / TOKENIZER)
         self._pad_id = _pad_id(self._tokenizer, config, directory)
         side = config.get("truncation_side", "right")
@@ -63,6 +65,21 @@ class PromptTokenizer:
         ids[0, place] = encoding.ids
         mask[0, place] = True
         return Tokens(ids, mask, count + cut_off)
+
+
+def tokenizer_identity(directory: Path) -> list[str | None]:
+    """What decides the tokens of a prompt: sha256 of ``tokenizer.json``, the padding token, the side that is cut.
+
+    Raises:
+        PolicyFolderError: a file is missing or corrupt.
+    """
+    config = _settings(directory)
+    digest = hashlib.sha256(read_bytes(directory / TOKENIZER, MAX_TOKENIZER_BYTES)).hexdigest()
+    return [digest, _token(config, "pad_token"), str(config.get("truncation_side", "right"))]
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    return _optional_json(directory / _SPECIAL_TOKENS) | _optional_json(directory / TOKENIZER_CONFIG)
 
 
 def _load(path: Path) -> Any:
