@@ -7,10 +7,10 @@ cheapest: the engine on its own device, or a device proxy whose peer understands
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal, Union
 
 import numpy as np
@@ -84,18 +84,25 @@ def _norm_table(norm: ImageNorm, channels: int) -> Float32:
     return x
 
 
+_PLAIN = ImageNorm()
+
+
 @dataclass(frozen=True, eq=False)
 class AffineImage:
     """One camera picture: ``pixels`` uint8 (H, W, C), and the map to the model's float32 (1, C, H, W)."""
 
     pixels: UInt8
-    norm: ImageNorm = ImageNorm()
+    norm: ImageNorm = _PLAIN
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor this stands for: (1, C, H, W)."""
         height, width, channels = self.pixels.shape
         return (1, channels, height, width)
+
+    def with_norm(self, norm: ImageNorm) -> AffineImage:
+        """The same picture, meant otherwise."""
+        return AffineImage(self.pixels, norm)
 
     def materialise(self, out: Float32 | None = None) -> Float32:
         """The model's tensor, (1, C, H, W) float32, contiguous; written into ``out`` where given.
@@ -114,6 +121,37 @@ class AffineImage:
                 rows = slice(row, row + _ROWS_PER_BLOCK)
                 _look_up(table, self.pixels[rows, :, channel], out[0, channel, rows])
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class JpegPicture:
+    """A camera's picture as it came: a JPEG file of (height, width) RGB. ``decode`` gives its uint8 (H, W, 3)."""
+
+    data: UInt8
+    height: int
+    width: int
+    decode: Callable[[], UInt8]
+
+
+class JpegImage(AffineImage):
+    """An affine image whose pixels are still a JPEG file, decoded when somebody asks for them."""
+
+    picture: JpegPicture
+
+    def __init__(self, picture: JpegPicture, norm: ImageNorm = _PLAIN) -> None:
+        object.__setattr__(self, "picture", picture)
+        object.__setattr__(self, "norm", norm)
+
+    @cached_property
+    def pixels(self) -> UInt8:
+        return self.picture.decode()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (1, 3, self.picture.height, self.picture.width)
+
+    def with_norm(self, norm: ImageNorm) -> AffineImage:
+        return JpegImage(self.picture, norm)
 
 
 # Even, so that only an odd last block has a pixel without neighbour; small, so that a block stays in the cache.
@@ -143,7 +181,8 @@ def _look_up(table: NDArray[np.uint64], pixels: UInt8, out: Float32) -> None:
 # `Any` stands for a torch tensor handed over by a caller that lives in torch.
 Value = Union[NDArray[Any], AffineImage, "list[str]", Any]
 Batch = dict[str, Value]
-# What the robot gave, before preprocessing: images uint8 (H, W, 3) RGB, vectors float32 (D,), `task` a str.
+# What the robot gave, before preprocessing: images uint8 (H, W, 3) RGB or a JpegPicture, vectors float32 (D,), `task`
+# a str.
 Observation = Mapping[str, Any]
 
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from inference_service.core.batch import Float32, Observation
 from inference_service.core.engine import PureInferenceEngine
+from inference_service.core.policy import NO_CONTEXT, InferenceContext
 from inference_service.core.postprocessor import TensorPostprocessor
 from inference_service.core.preprocessor import TensorPreprocessor
 
 
 @dataclass(frozen=True)
 class CoordinatedResult:
-    """``actions``: robot units, float32 (chunk_size, action_dim). ``timing_ms``: preprocess, inference (waiting for
-    the engine included), postprocess, and total."""
+    """``actions``: robot units, float32 (chunk_size, action_dim); ``normalised``: the same as the policy gave them.
+    ``timing_ms``: preprocess, inference (waiting for the engine included), postprocess, and total."""
 
     actions: Float32
     timing_ms: dict[str, float]
+    normalised: Float32 = field(repr=False)
+
+
+MakeContext = Callable[[Mapping[str, Any]], InferenceContext]
+"""An inference context out of what the preprocessor remembered of the observation."""
 
 
 class InferenceCoordinator:
@@ -30,15 +38,15 @@ class InferenceCoordinator:
         self._engine = engine
         self._postprocessor = postprocessor
 
-    def infer(self, observation: Observation) -> CoordinatedResult:
+    def infer(self, observation: Observation, make_context: MakeContext = lambda _: NO_CONTEXT) -> CoordinatedResult:
         """Actions for one observation (see :class:`TensorPreprocessor`). Raises what its three parts raise."""
         marks = [time.perf_counter_ns()]
         prepared = self._preprocessor(observation)
         marks.append(time.perf_counter_ns())
-        result = self._engine.infer(prepared.batch)
+        result = self._engine.infer(prepared.batch, make_context(prepared.context))
         marks.append(time.perf_counter_ns())
         actions = self._postprocessor(result.action, prepared.context)
         marks.append(time.perf_counter_ns())
         stages = zip(("preprocess", "inference", "postprocess"), marks, marks[1:], strict=False)
         timing = {stage: (end - start) / 1e6 for stage, start, end in stages}
-        return CoordinatedResult(actions, timing | {"total": (marks[-1] - marks[0]) / 1e6})
+        return CoordinatedResult(actions, timing | {"total": (marks[-1] - marks[0]) / 1e6}, result.action)

@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from inference_service.core.batch import AffineImage, Batch, Feature, FeatureType, Float32, Observation, UInt8, Value
+from inference_service.core.batch import (
+    AffineImage,
+    Batch,
+    Feature,
+    FeatureType,
+    Float32,
+    JpegImage,
+    JpegPicture,
+    Observation,
+    UInt8,
+    Value,
+)
 from inference_service.core.errors import InvalidObservation, MissingObservation
 from inference_service.core.policy_config import STATE, ModelResize
 from inference_service.core.policy_folder import PolicyFolder
@@ -50,9 +61,10 @@ class TensorPreprocessor:
     def __call__(self, observation: Observation) -> Prepared:
         """Check, resize, normalise.
 
-        ``observation``: images uint8 (H, W, 3) RGB of any size, vectors float (D,), all finite, ``task`` a string
-        where the policy takes a prompt. Keys that the policy does not know are ignored. Images are kept by reference
-        (see :class:`~inference_service.core.batch.AffineImage`) unless they need resizing.
+        ``observation``: images uint8 (H, W, 3) RGB or JPEG of any size, vectors float (D,), all finite, ``task`` a
+        string where the policy takes a prompt. Keys that the policy does not know are ignored. Images are kept by
+        reference (see :class:`~inference_service.core.batch.AffineImage`) unless they need resizing; a JPEG of the
+        right size stays one.
 
         Raises:
             MissingObservation: a feature of the policy is absent, or the prompt that it needs.
@@ -123,6 +135,10 @@ def _convert(key: str, feature: Feature, value: Any) -> AffineImage | Float32:
 
 def _image(key: str, feature: Feature, value: Any) -> AffineImage:
     channels, height, width = feature.shape
+    if isinstance(value, JpegPicture):
+        if (channels, height, width) == (3, value.height, value.width):
+            return JpegImage(value)
+        value = value.decode()
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != channels:
         raise InvalidObservation(f"'{key}': expected a uint8 array (H, W, {channels}) RGB, got {_describe(value)}")
     if 0 in value.shape:
@@ -133,7 +149,7 @@ def _image(key: str, feature: Feature, value: Any) -> AffineImage:
 
 def _shrunk(value: Value, resize: ModelResize) -> Value:
     """Only pixels that are not normalised: in others, black is not what the model pads with."""
-    if not isinstance(value, AffineImage) or value.norm.kind != "identity":
+    if not isinstance(value, AffineImage) or isinstance(value, JpegImage) or value.norm.kind != "identity":
         return value
     if resize.height * resize.width >= value.pixels.shape[0] * value.pixels.shape[1]:
         return value

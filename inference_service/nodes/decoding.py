@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference_service.core.batch import Float32, UInt8
+from inference_service.core.batch import Float32, JpegPicture, UInt8
 from inference_service.core.errors import InvalidObservation, MissingObservation
 
 MAX_PIXELS = 16_000_000
@@ -58,6 +58,24 @@ def decode_compressed_image(message: Any, topic: str) -> UInt8:
             return np.asarray(picture.convert("RGB"), np.uint8)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise InvalidObservation(f"{topic}: {message.format!r} data is not a jpeg or png picture: {error}") from error
+
+
+def jpeg_picture(message: Any, topic: str) -> JpegPicture | None:
+    """The JPEG file in a ``sensor_msgs/msg/CompressedImage``, its header read and its pixels not; None for anything
+    else than a whole file of an RGB picture. Its ``decode`` raises as :func:`decode_compressed_image` does."""
+    from PIL import Image
+
+    data = np.asarray(message.data, np.uint8)
+    if not data[-64:].tobytes().rstrip(b"\0").endswith(b"\xff\xd9"):  # the end of a JPEG; cameras may pad it
+        return None
+    try:
+        with Image.open(io.BytesIO(data.data), formats=("JPEG",)) as picture:
+            width, height, mode = picture.width, picture.height, picture.mode
+    except (OSError, SyntaxError):
+        return None
+    if mode != "RGB" or not 0 < width * height <= MAX_PIXELS:
+        return None
+    return JpegPicture(data, height, width, lambda: decode_compressed_image(message, topic))
 
 
 def decode_joint_state(message: Any, names: Sequence[str], topic: str) -> Float32:

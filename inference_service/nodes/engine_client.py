@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from inference_service.core.batch import AffineImage, Batch, Float32
+from inference_service.core.batch import Batch, Float32
 from inference_service.core.errors import (
     EngineUnavailable,
     InferenceServiceError,
@@ -24,6 +24,9 @@ from inference_service.core.errors import (
     RequestTimeout,
     error_from_wire,
 )
+from inference_service.core.policy import NO_CONTEXT, InferenceContext
+from inference_service.nodes.device_encodings import Encodings
+from inference_service.nodes.device_handshake import Handshake
 from inference_service.transport.protocol import Message, Node, QoS
 from inference_service.wire.envelope import (
     CARD_NAME,
@@ -48,6 +51,7 @@ VARIANTS = "ibrobot_msgs/msg/VariantsList"
 @dataclass
 class _Pending:
     engine_id: str
+    session: str
     done: threading.Event = field(default_factory=threading.Event)
     reply: Reply | None = None
     lost: str = ""
@@ -68,17 +72,20 @@ class EngineClient:
     def __init__(
         self,
         node: Node,
-        fingerprint: str,
+        handshake: Handshake,
+        encodings: Encodings,
         request_topic: str,
         result_topic: str,
         on_engine_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._node = node
         self._logger = logging.getLogger(node.name)
-        self._fingerprint = fingerprint
+        self._handshake = handshake
+        self.encodings = encodings
         self._on_change = on_engine_change
         self._device_id = node.name + "@" + uuid.uuid4().hex[:8]
         self._session = uuid.uuid4().hex[:16]
+        self._sessions = {self._session}
         self._sequence = 0
         self._lock = threading.Lock()
         self._pending: dict[str, _Pending] = {}
@@ -103,8 +110,24 @@ class EngineClient:
             return str(error)
         return None
 
-    def infer(self, batch: Batch, *, prompt: str | None, obs_stamp_ns: int, timeout_s: float) -> EngineAnswer:
-        """Send a batch, wait for its reply.
+    def card(self) -> EngineCard | None:
+        """The card of the engine that a request sent now goes to; None for a plain one, or none."""
+        try:
+            return self._usable_card()
+        except InferenceServiceError:
+            return None
+
+    def infer(
+        self,
+        batch: Batch,
+        *,
+        prompt: str | None,
+        obs_stamp_ns: int,
+        timeout_s: float,
+        context: InferenceContext = NO_CONTEXT,
+    ) -> EngineAnswer:
+        """Send a batch, wait for its reply. ``context.session`` empty: that of this client. A plain engine is told
+        nothing of the context.
 
         Raises:
             EngineUnavailable: no engine, not READY, or lost while waiting.
@@ -114,12 +137,13 @@ class EngineClient:
         """
         card = self._usable_card()
         started = time.monotonic()
-        request = self._request(batch, prompt, obs_stamp_ns, timeout_s)
-        pending = _Pending(card.engine_id if card else "")
+        request = self._request(batch, prompt, obs_stamp_ns, timeout_s, context)
+        pending = _Pending(card.engine_id if card else "", request.session)
+        codecs = self.encodings.choose(batch, card.codecs) if card else {}
         with self._lock:
             self._pending[request.request_id] = pending
         try:
-            self._publisher.publish(encode_request(request, extended=card is not None, codecs=_codecs(batch, card)))
+            self._publisher.publish(encode_request(request, extended=card is not None, codecs=codecs))
             if not pending.done.wait(max(0.0, started + timeout_s - time.monotonic())):
                 raise RequestTimeout(f"no reply from the engine within {timeout_s:g} s")
         finally:
@@ -136,20 +160,26 @@ class EngineClient:
             raise MalformedMessage("the engine's reply holds no action")
         return EngineAnswer(reply.action, dict(reply.timing_ms), round_trip_ms)
 
-    def _request(self, batch: Batch, prompt: str | None, obs_stamp_ns: int, timeout_s: float) -> Request:
+    def _request(
+        self, batch: Batch, prompt: str | None, obs_stamp_ns: int, timeout_s: float, context: InferenceContext
+    ) -> Request:
+        session = context.session or self._session
         with self._lock:
             self._sequence += 1
             sequence = self._sequence
+            self._sessions.add(session)
         return Request(
             request_id=uuid.uuid4().hex,
             batch=batch,
             device_id=self._device_id,
-            session=self._session,
+            session=session,
             sequence=sequence,
             deadline_ms=timeout_s * 1e3,
             obs_stamp_ns=obs_stamp_ns,
-            fingerprint=self._fingerprint,
+            fingerprint=self._handshake.fingerprint,
             prompt=prompt,
+            seed=context.seed,
+            left_over=context.left_over,
         )
 
     def _usable_card(self) -> EngineCard | None:
@@ -166,14 +196,10 @@ class EngineClient:
         if not ready:
             states = ", ".join(f"{card.engine_id} is {card.state.name} {card.message}".strip() for card in cards)
             raise EngineUnavailable(f"no engine is READY: {states}")
-        matching = [card for card in ready if card.fingerprint == self._fingerprint]
-        if not matching:
-            theirs = ", ".join(card.fingerprint for card in ready)
-            raise PolicyMismatch(
-                f"device and engine hold different policies: fingerprint {self._fingerprint} here, {theirs} there: "
-                "use the same policy directory on both sides"
-            )
-        return matching[0]
+        problems = [self._handshake.problem(card) for card in ready]
+        if None not in problems:
+            raise PolicyMismatch("\n".join(filter(None, problems)))
+        return ready[problems.index(None)]
 
     def _require_plain_engine(self) -> None:
         """A plain engine is one that subscribes our batches and shows no sign of a card for a while."""
@@ -227,20 +253,14 @@ class EngineClient:
             self.dropped["malformed"] += 1
             self._logger.warning("Malformed reply dropped: %s", error)
             return
-        if reply.session and reply.session != self._session:
-            self.dropped["foreign"] += 1
-            return
         with self._lock:
             pending = self._pending.get(reply.request_id)
-            if pending is not None and not pending.done.is_set():
+            mine = pending is not None and reply.session in ("", pending.session)
+            if pending is not None and mine and not pending.done.is_set():
                 pending.reply = reply
                 pending.done.set()
                 return
-        self.dropped["late_or_duplicate"] += 1
-
-
-def _codecs(batch: Batch, card: EngineCard | None) -> dict[str, str]:
-    """Images travel as uint8 where the engine offers it: exact, and a quarter of the bytes."""
-    if card is None or "u8" not in card.codecs:
-        return {}
-    return {key: "u8" for key, value in batch.items() if isinstance(value, AffineImage)}
+            foreign = bool(reply.session) and (
+                reply.session not in self._sessions or (pending is not None and not mine)
+            )
+        self.dropped["foreign" if foreign else "late_or_duplicate"] += 1

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from inference_service.nodes.decoding import (
     decode_image,
     decode_joint_state,
     decode_multi_array,
+    jpeg_picture,
 )
 from inference_service.nodes.diagnostics import stamp_to_ns
 from inference_service.transport.protocol import Message, Node, QoS
@@ -41,6 +42,7 @@ from robot_config import ObservationSpec
 DEFAULT_TOLERANCE_NS = 1_000_000_000
 CLOCK_AHEAD_NS = 1_000_000_000
 """A header stamp further in the future than this is another clock, not a fresh picture."""
+_COMPRESSED = "sensor_msgs/msg/CompressedImage"
 _IMAGES_KEPT = 3
 _VECTORS_KEPT = 64
 _ASPECT_TOLERANCE = 0.01
@@ -55,10 +57,11 @@ class Sample:
 
 
 class ObservationStream:
-    """One subscribed topic of the contract."""
+    """One subscribed topic of the contract. ``keep_jpeg``: hand over a JPEG picture as it came, not decoded."""
 
-    def __init__(self, node: Node, spec: ObservationSpec, feature: Feature) -> None:
+    def __init__(self, node: Node, spec: ObservationSpec, feature: Feature, keep_jpeg: bool = False) -> None:
         self.spec = spec
+        self._keep_jpeg = keep_jpeg and spec.type == _COMPRESSED
         self.feature = feature
         self.is_image = feature.type is FeatureType.VISUAL
         self.frozen = 0
@@ -150,7 +153,11 @@ class ObservationStream:
             if self.spec.type == "sensor_msgs/msg/JointState":
                 return decode_joint_state(message, names, topic)
             return decode_multi_array(message, names, topic)
-        compressed = self.spec.type == "sensor_msgs/msg/CompressedImage"
+        jpeg = jpeg_picture(message, topic) if self._keep_jpeg else None
+        if jpeg is not None:
+            self._check_size(jpeg.height, jpeg.width)
+            return jpeg
+        compressed = self.spec.type == _COMPRESSED
         image = decode_compressed_image(message, topic) if compressed else decode_image(message, topic)
         self._check_size(image.shape[0], image.shape[1])
         return image
@@ -173,11 +180,18 @@ class ObservationStream:
 
 
 class ObservationSampler:
-    """All streams that a policy needs. ``sample`` is called per goal, from any thread."""
+    """All streams that a policy needs. ``sample`` is called per goal, from any thread. ``jpeg``: the keys whose JPEG
+    pictures are handed over as they came (:class:`~inference_service.core.batch.JpegPicture`)."""
 
-    def __init__(self, node: Node, specs: Sequence[ObservationSpec], features: Mapping[str, Feature]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        specs: Sequence[ObservationSpec],
+        features: Mapping[str, Feature],
+        jpeg: Collection[str] = (),
+    ) -> None:
         self._node = node
-        self.streams = [ObservationStream(node, spec, features[spec.key]) for spec in specs]
+        self.streams = [ObservationStream(node, spec, features[spec.key], spec.key in jpeg) for spec in specs]
         node.on_clock_jump(self._on_clock_jump)
 
     def _on_clock_jump(self, _back_ns: int) -> None:

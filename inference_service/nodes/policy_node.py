@@ -17,6 +17,8 @@ import numpy as np
 from inference_service.core.errors import InferenceServiceError, RequestRejected
 from inference_service.core.motor_units import NormMode
 from inference_service.core.policy_folder import PolicyFolder
+from inference_service.nodes.device_budget import budget, dds_interfaces
+from inference_service.nodes.device_setup import DeviceSetup
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_to_ns
 from inference_service.nodes.motor_units import motor_units
 from inference_service.nodes.observations import CLOCK_AHEAD_NS, ObservationSampler
@@ -57,10 +59,10 @@ class PolicyNode:
         self._node = node
         self._parameters = parameters
         self._logger = logging.getLogger(node.name)
-        self._folder = PolicyFolder.load(parameters.checkpoint)
-        config = self._folder.config
         robot = load_robot_config(parameters.robot_config_path)
-        specs = robot.contract.select(config.input_features)
+        self._folder = PolicyFolder.load(parameters.checkpoint)
+        self._setup = DeviceSetup.check(self._folder, robot, parameters.control_mode)
+        config, specs = self._folder.config, self._setup.specs
         self._units = motor_units(robot, specs, parameters.lerobot_norm_mode)
         self._logger.info("Motor units: %s", self._units.description)
         self._count = 0
@@ -68,13 +70,12 @@ class PolicyNode:
         self._last_error = ""
         self._last_ms: dict[str, float] = {}
         self._lock = threading.Lock()
-        self._sampler = ObservationSampler(node, specs, config.input_features)
+        self._sampler = ObservationSampler(node, specs, config.input_features, self._undecoded())
         self._actions = node.create_publisher(f"/actions/{config.type}", VARIANTS)
         self._health = node.create_publisher(f"/{node.name}/health", "diagnostic_msgs/msg/DiagnosticStatus")
         self._diagnostics = DiagnosticsPublisher(node, self._collect)
         self._runner = self._make_runner()
-        mode = robot.control_modes.get(parameters.control_mode or robot.default_control_mode)
-        self._servers = self._serve(mode.inference.action_server if mode else None)
+        self._servers = self._serve(self._setup.mode.inference.action_server)
         node.create_timer(1.0, self._publish_health, group="diagnostics")
         self._logger.info(
             "act node ready (%s): policy_type=%s, chunk_size=%d, fingerprint=%s",
@@ -107,8 +108,23 @@ class PolicyNode:
             self._logger.info(
                 "Distributed mode: publishing to %s, subscribed to %s", p.cloud_inference_topic, p.cloud_result_topic
             )
-            return RemoteRunner(self._node, self._folder, p, self._diagnostics.publish_now)
-        return LocalRunner(self._folder, p.device, p.threads, self._logger, self._diagnostics.publish_now)
+            self._tell_budget()
+            return RemoteRunner(self._node, self._setup, p, self._diagnostics.publish_now)
+        return LocalRunner(self._setup, p.device, p.threads, self._logger, self._diagnostics.publish_now)
+
+    def _undecoded(self) -> list[str]:
+        """Cameras whose JPEG pictures go to the engine as they came."""
+        encodings = self._setup.encodings(self._logger)
+        return [spec.key for spec in self._setup.specs if self._distributed and encodings.is_jpeg(spec.key)]
+
+    def _tell_budget(self) -> None:
+        setup = self._setup
+        cost = budget(self._folder.config, setup.encodings(self._logger), setup.mode.executor, setup.early_resize)
+        interfaces = dds_interfaces()
+        self._logger.info("%s", cost.line(interfaces))
+        excess = cost.excess(interfaces)
+        if excess is not None:
+            self._logger.warning("%s", excess)
 
     def _serve(self, alias: str | None) -> list[Any]:
         names = [f"/{self._node.name}/DispatchInfer"]
@@ -141,7 +157,7 @@ class PolicyNode:
         if request.prompt:
             observation["task"] = request.prompt
         sampled = monotonic_ms()
-        answer = self._runner.run(observation, stamp)
+        answer = self._runner.run(observation, stamp, request.inference_id)
         actions = self._units.actions(answer.actions)
         timing = dict.fromkeys(STAGES, 0.0)
         timing.update(answer.timing_ms, sample=sampled - started, total=monotonic_ms() - started)

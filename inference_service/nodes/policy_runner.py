@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,9 +16,12 @@ from inference_service.core.errors import EngineUnavailable, InferenceServiceErr
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.postprocessor import TensorPostprocessor
 from inference_service.core.preprocessor import TensorPreprocessor
+from inference_service.nodes.device_encodings import Encodings
+from inference_service.nodes.device_setup import DeviceSetup
 from inference_service.nodes.engine_client import EngineClient
 from inference_service.nodes.runtime import monotonic_ms, yield_to_control
 from inference_service.transport.protocol import Node
+from inference_service.wire.card import EngineCard
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class Answer:
 
 
 class Runner(Protocol):
-    def run(self, observation: Observation, obs_stamp_ns: int) -> Answer:
-        """Raises an :class:`InferenceServiceError`; returns within the request's deadline when distributed."""
+    def run(self, observation: Observation, obs_stamp_ns: int, inference_id: str = "") -> Answer:
+        """Raises an :class:`InferenceServiceError`; returns within the request's deadline when distributed.
+        ``inference_id`` is the goal's, by which a reset of the dispatcher is known."""
         ...
 
     def problem(self) -> str | None:
@@ -51,15 +55,17 @@ class LocalRunner:
 
     def __init__(
         self,
-        folder: PolicyFolder,
+        setup: DeviceSetup,
         device: str,
         threads: int,
         logger: logging.Logger,
         on_change: Callable[[], None],
     ) -> None:
+        folder = setup.folder
         require_known(device, folder)
         self._preprocessor = TensorPreprocessor(folder)
         self._postprocessor = TensorPostprocessor(folder)
+        self._continuity = setup.continuity(logger)
         self._engine: PureInferenceEngine | None = None
         self._coordinator: InferenceCoordinator | None = None
         self._problem: str | None = "engine is LOADING"
@@ -86,10 +92,19 @@ class LocalRunner:
             self._logger.info("Engine loaded: %s on %s (%s)", spec.policy_type, spec.device, spec.backend_type)
         self._on_change()
 
-    def run(self, observation: Observation, obs_stamp_ns: int) -> Answer:
-        if self._coordinator is None or self._problem:
+    def run(self, observation: Observation, obs_stamp_ns: int, inference_id: str = "") -> Answer:
+        engine, coordinator, continuity = self._engine, self._coordinator, self._continuity
+        if coordinator is None or engine is None or self._problem:
             raise EngineUnavailable(self._problem or "engine is closed")
-        result = self._coordinator.infer(observation)
+        started = monotonic_ms()
+        ended = continuity.begin(inference_id)
+        if ended is not None:
+            engine.forget(ended)
+        session = continuity.session
+        result = coordinator.infer(
+            observation, lambda prepared: continuity.context(obs_stamp_ns, prepared, engine.spec.supports_rtc)
+        )
+        continuity.remember(session, obs_stamp_ns, result.normalised, result.actions, monotonic_ms() - started)
         return Answer(result.actions, result.timing_ms)
 
     def problem(self) -> str | None:
@@ -119,13 +134,22 @@ class RemoteRunner:
     """Distributed: pre- and postprocessing here, an asynchronous proxy of the engine on the other side."""
 
     def __init__(
-        self, node: Node, folder: PolicyFolder, parameters: WireParameters, on_change: Callable[[], None]
+        self, node: Node, setup: DeviceSetup, parameters: WireParameters, on_change: Callable[[], None]
     ) -> None:
-        self._preprocessor = TensorPreprocessor(folder)
-        self._postprocessor = TensorPostprocessor(folder)
+        self._logger = logger = logging.getLogger(node.name)
+        self._preprocessor = TensorPreprocessor(setup.folder)
+        self._shrinking = TensorPreprocessor(setup.folder, shrink_images=True) if setup.early_resize else None
+        self._resize = setup.folder.config.model_resize
+        self._postprocessor = TensorPostprocessor(setup.folder)
+        self._continuity = setup.continuity(logger)
         self.timeout_s = parameters.request_timeout
         self._client = EngineClient(
-            node, folder.fingerprint, parameters.cloud_inference_topic, parameters.cloud_result_topic, on_change
+            node,
+            setup.handshake(),
+            setup.encodings(logger),
+            parameters.cloud_inference_topic,
+            parameters.cloud_result_topic,
+            on_change,
         )
 
     def set_timeout(self, seconds: float) -> None:
@@ -134,18 +158,38 @@ class RemoteRunner:
             raise ValueError(f"request_timeout {seconds} s must be above 0 and finite")
         self.timeout_s = seconds
 
-    def run(self, observation: Observation, obs_stamp_ns: int) -> Answer:
+    def set_encodings(self, wanted: Mapping[str, str]) -> None:
+        """For requests from now on, as ``inference.encodings``. Raises ValueError for an unknown codec."""
+        self._client.encodings = Encodings(wanted, self._logger)
+
+    def run(self, observation: Observation, obs_stamp_ns: int, inference_id: str = "") -> Answer:
         started = monotonic_ms()
-        prepared = self._preprocessor(observation)
+        self._continuity.begin(inference_id)
+        card = self._client.card()
+        prepared = self._preprocessor_for(card)(observation)
+        context = self._continuity.context(obs_stamp_ns, prepared.context, card is not None and card.supports_rtc)
         preprocessed = monotonic_ms()
         answer = self._client.infer(
-            prepared.batch, prompt=observation.get("task"), obs_stamp_ns=obs_stamp_ns, timeout_s=self.timeout_s
+            prepared.batch,
+            prompt=observation.get("task"),
+            obs_stamp_ns=obs_stamp_ns,
+            timeout_s=self.timeout_s,
+            context=context,
         )
         answered = monotonic_ms()
         actions = self._postprocessor(answer.action, prepared.context)
         wire = max(0.0, answer.round_trip_ms - sum(answer.timing_ms.values()))
-        here = {"preprocess": preprocessed - started, "postprocess": monotonic_ms() - answered}
+        finished = monotonic_ms()
+        self._continuity.remember(context.session, obs_stamp_ns, answer.action, actions, finished - started)
+        here = {"preprocess": preprocessed - started, "postprocess": finished - answered}
         return Answer(actions, {**answer.timing_ms, **here, "wire": wire})
+
+    def _preprocessor_for(self, card: EngineCard | None) -> TensorPreprocessor:
+        """The one that shrinks pictures as the model would, where it is wanted and the engine takes them so."""
+        if self._shrinking is None or self._resize is None or card is None:
+            return self._preprocessor
+        fits = card.image_size == (self._resize.height, self._resize.width)
+        return self._shrinking if fits else self._preprocessor
 
     def problem(self) -> str | None:
         return self._client.problem()

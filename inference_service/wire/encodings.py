@@ -6,7 +6,8 @@ codec     takes               payload                       object
 ``f32``   anything            the plain form                none
 ``f16``   float32             IEEE half precision           key, codec, shape
 ``u8``    affine image        the pixels, exact             key, codec, shape (H, W, C), norm, offset, scale
-``jpeg``  affine image, lossy  a JPEG file                  the same and ``bytes``, the file's length
+``jpeg``  affine image        a JPEG file (lossy), or the   the same and ``bytes``, the file's length
+                              one that the camera sent
 ``bool``  bool, many axes     flat ``bool_array``           key, codec, shape
 ========  ==================  ============================  ====================================================
 
@@ -28,7 +29,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from inference_service.core.batch import AffineImage, ImageNorm, NormKind, UInt8, Value, materialise
+from inference_service.core.batch import AffineImage, ImageNorm, JpegImage, NormKind, UInt8, Value, materialise
 from inference_service.core.errors import MalformedMessage
 from inference_service.wire.variants import Bounds, Entry
 
@@ -108,6 +109,9 @@ def encode(key: str, value: Value, codec: Codec | None = None) -> tuple[Entry, E
 def _encode_image(key: str, value: Value, codec: Codec) -> tuple[Entry, Encoding]:
     if not isinstance(value, AffineImage):
         raise MalformedMessage(f"{key!r}: codec {codec.name} carries uint8 images, this is no affine image: use f32")
+    if isinstance(value, JpegImage) and codec.name == "jpeg":
+        data, shape = value.picture.data, (value.picture.height, value.picture.width, 3)
+        return _as_int32(data), Encoding(key, "jpeg", shape, data.size, value.norm)
     pixels = value.pixels
     if pixels.dtype != np.uint8 or pixels.ndim != 3:
         raise MalformedMessage(f"{key!r}: an affine image is uint8 (H, W, C), not {pixels.dtype} {pixels.shape}")

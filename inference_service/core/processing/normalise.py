@@ -54,7 +54,7 @@ class FeatureNorm:
         """Robot units to the model's. An affine image stays one."""
         if isinstance(value, AffineImage):
             if value.norm.kind == "identity":
-                return AffineImage(value.pixels, self._image_norm)
+                return value.with_norm(self._image_norm)
             value = value.materialise()
         low, scale = self._low_and_scale(value.dtype)
         if self.mode is NormMode.MEAN_STD:

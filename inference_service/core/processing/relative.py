@@ -69,7 +69,7 @@ class AbsoluteActions(ProcessorStep):
 
     def __init__(self, where: str, enabled: bool) -> None:
         self._where = where
-        self._enabled = enabled
+        self.enabled = enabled
 
     @classmethod
     def build(cls, entry: StepEntry, features: Mapping[str, Feature]) -> AbsoluteActions:
@@ -77,7 +77,7 @@ class AbsoluteActions(ProcessorStep):
         return cls(entry.where, check(entry.config.get("enabled", False), bool, f"{entry.where}.enabled"))
 
     def __call__(self, transition: Transition) -> None:
-        if not self._enabled or transition.action is None:
+        if not self.enabled or transition.action is None:
             return
         reference = transition.context.get(REFERENCE)
         if not isinstance(reference, Reference):

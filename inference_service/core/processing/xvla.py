@@ -78,7 +78,7 @@ class ImageNetNormalise(_ImageStep):
 
     def _image(self, key: str, value: Value) -> Value:
         if isinstance(value, AffineImage) and _is_plain(value):
-            return AffineImage(value.pixels, _IMAGENET)
+            return value.with_norm(_IMAGENET)
         floats = _floats(value)
         _require_range(key, floats, 1)
         return (floats - _MEAN.astype(floats.dtype)[:, None, None]) / _STD.astype(floats.dtype)[:, None, None]
