@@ -48,7 +48,8 @@ class EngineCard:
     order; ``feature_types`` to its type (``VISUAL``, ``STATE``…). ``message`` is the reason of a FAULT, empty
     otherwise. ``fps`` is None where the policy does not say at what rate it was trained; ``image_size``
     (height, width) is one in which images may come too. ``n_obs_steps`` to ``versions`` as in
-    :class:`~inference_service.core.policy.PolicySpec`. Before the model is loaded, what is not known yet is empty,
+    :class:`~inference_service.core.policy.PolicySpec`. ``shared_memory`` is the token of a
+    :class:`~inference_service.wire.shared_memory.Beacon`. Before the model is loaded, what is not known yet is empty,
     zero or the default; so is what an engine of an earlier version does not say.
     """
 
@@ -74,6 +75,7 @@ class EngineCard:
     image_size: tuple[int, int] | None = None
     fps: float | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    shared_memory: str = ""
 
 
 def card_to_status(card: EngineCard) -> Any:
@@ -100,6 +102,7 @@ def card_to_status(card: EngineCard) -> Any:
         "image_size": "" if card.image_size is None else "{}x{}".format(*card.image_size),
         "fps": "" if card.fps is None else repr(card.fps),
         "versions": json.dumps(dict(card.versions)),
+        "shared_memory": card.shared_memory,
     }
     key_value = get_message("diagnostic_msgs/msg/KeyValue")
     return get_message("diagnostic_msgs/msg/DiagnosticStatus")(
@@ -145,6 +148,7 @@ def card_from_status(status: Any) -> EngineCard:
         image_size=_read(values, "image_size", _size, ""),
         fps=_read(values, "fps", _rate, ""),
         versions=_read(values, "versions", _texts, "{}"),
+        shared_memory=_read(values, "shared_memory", str, ""),
     )
     _check_ready(card)
     return card

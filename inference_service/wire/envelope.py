@@ -37,6 +37,7 @@ from inference_service.wire.encodings import (
     parse_encodings,
 )
 from inference_service.wire.fields import numbers, one_integer, one_string
+from inference_service.wire.shared_memory import SharedReader, SharedRing
 from inference_service.wire.variants import DEFAULT_BOUNDS, Bounds, Entry, from_variants, to_variants
 
 __all__ = [
@@ -122,16 +123,20 @@ class Reply:
         return replace(self, device_id=device_id, session=session, engine_id=engine_id)
 
 
-def encode_request(request: Request, *, extended: bool, codecs: Mapping[str, str] | None = None) -> Any:
+def encode_request(
+    request: Request, *, extended: bool, codecs: Mapping[str, str] | None = None, ring: SharedRing | None = None
+) -> Any:
     """The request as a VariantsList.
 
     Args:
         request: to the extended form belong ``device_id`` and ``session``, which must not be empty then.
         extended: whether the engine's card was seen. If not, affine images are turned into float32.
         codecs: codec by key, as :meth:`Codec.parse` reads it; other tensors travel plain. Extended form only.
+        ring: memory that the engine sees too, for the large payloads. Extended form only.
 
     Raises:
         MalformedMessage: something that cannot travel, or is outside the default bounds; it is named.
+        OSError: the ring's directory is full or gone; encode without it.
     """
     if not extended:
         return _encode_plain(request)
@@ -140,6 +145,9 @@ def encode_request(request: Request, *, extended: bool, codecs: Mapping[str, str
     encodings: list[Encoding] = []
     chosen = {key: Codec.parse(text) for key, text in (codecs or {}).items()}
     entries = _tensors(request, {key: chosen.get(key, Codec()) for key in request.batch}, encodings)
+    if ring is not None:
+        entries, shared = ring.put(entries)
+        entries.update({"task.shared": shared} if shared else {})
     entries.update(_prompt(request))
     entries.update(
         {
@@ -189,10 +197,11 @@ def _prompt(request: Request) -> dict[str, Entry]:
     return {_PROMPT: own}
 
 
-def decode_request(message: Any, bounds: Bounds = DEFAULT_BOUNDS) -> Request:
+def decode_request(message: Any, bounds: Bounds = DEFAULT_BOUNDS, shared: SharedReader | None = None) -> Request:
     """The request in a VariantsList, plain or extended; arrays and ``u8`` pixels are views into the message.
 
-    Keys of ``task.`` that this version does not know are passed over.
+    Keys of ``task.`` that this version does not know are passed over. ``shared``: where payloads may be that the
+    message only points to; those are copied out.
 
     Raises:
         MalformedMessage: outside ``bounds``, or a value that is missing or garbled; it is named. To answer even
@@ -201,6 +210,8 @@ def decode_request(message: Any, bounds: Bounds = DEFAULT_BOUNDS) -> Request:
     entries = from_variants(message, bounds)
     envelope = {key: entries.pop(key) for key in list(entries) if key.startswith("task.")}
     prompts = entries.pop(_PROMPT, [])
+    if "task.shared" in envelope:
+        entries.update(_shared(envelope["task.shared"], entries, bounds, shared))
     batch = _decode_batch(entries, envelope.get("task.encoding", []), bounds)
     prompt: str | None = None
     if not isinstance(prompts, list):
@@ -236,6 +247,20 @@ def _decode_batch(entries: dict[str, Entry], objects: Entry, bounds: Bounds) -> 
             raise MalformedMessage(f"task.encoding: {encoding.key!r} is not in the message")
         batch[encoding.key] = decode(encoding, entries[encoding.key])
     return batch
+
+
+def _shared(
+    objects: Entry, entries: Mapping[str, Entry], bounds: Bounds, reader: SharedReader | None
+) -> dict[str, NDArray[Any]]:
+    if reader is None:
+        raise MalformedMessage("'task.shared' points to memory that this engine does not share")
+    if not isinstance(objects, list):
+        raise MalformedMessage("'task.shared' is no list of strings")
+    tensors = reader.take(objects, bounds)
+    absent = sorted(set(tensors) - set(entries))
+    if absent:
+        raise MalformedMessage(f"task.shared: {', '.join(absent)[:80]} is not in the message")
+    return tensors
 
 
 def request_address(message: Any) -> Reply | None:

@@ -33,6 +33,7 @@ CARD = EngineCard(
     image_size=(224, 320),
     fps=29.97,
     versions={"onnxruntime": "1.26.0"},
+    shared_memory="inference-service-0:1",
 )
 VALUES = [
     *("wire", "engine_id", "state", "policy_type", "backend_type", "device", "chunk_size", "action_dim"),
@@ -40,6 +41,7 @@ VALUES = [
 ]
 LATER_VALUES = [
     *("output_features", "feature_types", "n_obs_steps", "supports_rtc", "max_batch", "image_size", "fps", "versions"),
+    "shared_memory",
 ]
 
 

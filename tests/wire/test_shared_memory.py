@@ -11,9 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference_service.core.batch import AffineImage, ImageNorm
 from inference_service.core.errors import MalformedMessage
+from inference_service.wire import interfaces
+from inference_service.wire.card import EngineCard, EngineState, card_from_status, card_to_status
+from inference_service.wire.envelope import Request, decode_request, encode_request
 from inference_service.wire.shared_memory import SLOTS, Beacon, SharedReader, SharedRing, sees
-from inference_service.wire.variants import DEFAULT_BOUNDS, Bounds
+from inference_service.wire.variants import DEFAULT_BOUNDS, VARIANTS_LIST, Bounds
 
 PIXELS = np.random.default_rng(0).integers(-(2**31), 2**31 - 1, 230_400, dtype=np.int32)
 FLOATS = np.random.default_rng(1).normal(size=(3, 200, 100)).astype(np.float32)
@@ -53,6 +57,23 @@ def test_every_request_of_many_is_read_as_it_was_written(ring, reader) -> None:
     for number in range(3 * SLOTS):
         _, objects = ring.put({"a": PIXELS + number})
         np.testing.assert_array_equal(reader.take(objects, DEFAULT_BOUNDS)["a"], PIXELS + number)
+
+
+def test_a_tensor_that_is_still_held_is_not_written_over(ring, reader) -> None:
+    held = []
+    for number in range(20):
+        _, objects = ring.put({"a": PIXELS + number, "b": PIXELS - number})
+        held.append(reader.take(objects, DEFAULT_BOUNDS)["a"][1:])
+    for number, view in enumerate(held):
+        np.testing.assert_array_equal(view, (PIXELS + number)[1:])
+
+
+def test_memory_is_used_again_once_nobody_holds_it(ring, reader) -> None:
+    addresses = set()
+    for _ in range(10):
+        _, objects = ring.put({"a": PIXELS})
+        addresses.add(reader.take(objects, DEFAULT_BOUNDS)["a"].ctypes.data)
+    assert len(addresses) == 1
 
 
 def test_a_request_that_waited_until_it_was_overwritten_is_refused(ring, reader) -> None:
@@ -211,3 +232,48 @@ def test_files_are_closed(tmp_path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 64
     reader.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def serialize(message):
+    return bytes(interfaces.serialize(message, VARIANTS_LIST))
+
+
+def deserialize(message):
+    return interfaces.deserialize(serialize(message), VARIANTS_LIST)
+
+
+def request_of(batch):
+    return Request("r1", batch, device_id="d", session="s", fingerprint="f")
+
+
+def test_a_request_arrives_the_same_through_memory_as_in_the_message(ring, reader) -> None:
+    image = AffineImage(PIXELS.view(np.uint8)[: 480 * 640 * 3].reshape(480, 640, 3), ImageNorm())
+    batch = {"observation.images.top": image, "observation.state": np.ones((1, 6), np.float32), "floats": FLOATS[None]}
+    codecs = {"observation.images.top": "u8"}
+    through_memory = encode_request(request_of(batch), extended=True, codecs=codecs, ring=ring)
+    in_message = encode_request(request_of(batch), extended=True, codecs=codecs)
+    assert len(serialize(through_memory)) < 20_000 < len(serialize(in_message))
+    one = decode_request(deserialize(through_memory), shared=reader)
+    other = decode_request(deserialize(in_message))
+    np.testing.assert_array_equal(one.batch["observation.images.top"].pixels, image.pixels)
+    assert one.batch["observation.images.top"].norm == other.batch["observation.images.top"].norm
+    for key in ("observation.state", "floats"):
+        np.testing.assert_array_equal(one.batch[key], other.batch[key])
+
+
+def test_an_engine_that_shares_nothing_says_so(ring) -> None:
+    message = encode_request(request_of({"floats": FLOATS[None]}), extended=True, ring=ring)
+    with pytest.raises(MalformedMessage, match="memory that this engine does not share"):
+        decode_request(message)
+
+
+def test_memory_for_a_tensor_that_the_message_does_not_name(ring, reader) -> None:
+    message = encode_request(request_of({"floats": FLOATS[None]}), extended=True, ring=ring)
+    message.variants = [variant for variant in message.variants if variant.key != "floats"]
+    with pytest.raises(MalformedMessage, match="floats is not in the message"):
+        decode_request(message, shared=reader)
+
+
+def test_the_card_carries_the_token() -> None:
+    card = EngineCard("e", EngineState.LOADING, shared_memory="inference-service-" + "0" * 32 + ":ab")
+    assert card_from_status(card_to_status(card)).shared_memory == card.shared_memory
