@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference_service.backends import onnx as onnx_backend
-from inference_service.backends.lerobot_torch import LeRobotPolicy, load_lerobot_policy
+from inference_service.backends.lerobot_load import load_lerobot_policy
+from inference_service.backends.lerobot_torch import LeRobotPolicy
 from inference_service.core.batch import Batch
 from inference_service.core.errors import InferenceServiceError, ModelLoadFailed
 from inference_service.core.policy import PolicySpec

@@ -1,105 +1,126 @@
 """LeRobot's own policy classes on torch, CPU or CUDA.
 
-Serves families whose ``predict_action_chunk`` needs nothing but the batch it is given. Loading never
-touches the network: the weights come from the folder, and the ImageNet weights that a configuration
-may name for its backbone are never asked for.
-
-Extra options: ``seed`` (int, default 0) of the noise that a flow or diffusion policy starts from, the
-same for every request, so that equal batches give equal chunks; ``strict`` (bool, default true) refuses
-weights that lack a parameter or hold a foreign one.
+Loading never touches the network: the weights come from the folder, and the ImageNet weights that a configuration may
+name for its backbone are never asked for. What each family needs is in :mod:`.lerobot_families`, the options in
+:mod:`.lerobot_options`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference_service.backends.options import available_cpus, check_extra
-from inference_service.core.batch import AffineImage, Batch, Float32, Value, materialise
-from inference_service.core.errors import BackendUnavailable, InferenceFailed, ModelLoadFailed
+from inference_service.backends.lerobot_families import FAMILIES, Family, family_of
+from inference_service.backends.lerobot_forward import Row, forward_of
+from inference_service.backends.lerobot_history import Histories
+from inference_service.backends.lerobot_load import OUT_OF_MEMORY, load_lerobot_policy
+from inference_service.backends.lerobot_options import LeRobotOptions, parse_options
+from inference_service.backends.lerobot_rtc import GuidedDenoising, install
+from inference_service.backends.options import available_cpus
+from inference_service.core.batch import AffineImage, Batch, Feature, FeatureType, Float32, Value, materialise
+from inference_service.core.errors import BackendError, BackendUnavailable, InferenceFailed
 from inference_service.core.policy import NO_CONTEXT, BackendOptions, InferenceContext, PolicySpec
+from inference_service.core.processing.language import ATTENTION_MASK, TOKENS
 
 if TYPE_CHECKING:
     from inference_service.core.policy_folder import PolicyFolder
 
-# Families of lerobot 0.6.1 read one by one: predict_action_chunk uses nothing that an earlier call left behind.
-STATELESS = frozenset(
-    {"act", "pi0", "pi05", "pi0_fast", "smolvla", "xvla", "vla_jepa", "wall_x", "eo1", "evo1", "fastwam", "groot"}
-)
-_QUEUE = "its predict_action_chunk reads a queue of past observations that only select_action fills"
-STATEFUL = {
-    "diffusion": _QUEUE,
-    "vqbet": _QUEUE,
-    "tdmpc": _QUEUE,
-    "multi_task_dit": _QUEUE,
-    "lingbot_va": "it keeps a cache of keys, values and executed actions between calls",
-    "molmoact2": "it keeps a generator between calls",
-    "gaussian_actor": "it has no predict_action_chunk",
-}
-_DETERMINISTIC = frozenset({"act"})
-_OUT_OF_MEMORY = (
-    "the GPU is out of memory; end other processes on it (nvidia-smi lists them), choose another one "
-    "(device:=cuda:N), or run on the CPU (device:=cpu or device:=onnx)"
-)
-
 
 class LeRobotPolicy:
-    """A :class:`~inference_service.core.policy.PolicyWrapper` over a LeRobot policy."""
+    """A :class:`~inference_service.core.policy.PolicyWrapper` over a LeRobot policy; also a
+    :class:`~inference_service.core.policy.BatchingPolicy` and a
+    :class:`~inference_service.core.policy.RememberingPolicy`."""
 
-    def __init__(self, policy: Any, spec: PolicySpec, seed: int = 0) -> None:
+    def __init__(
+        self,
+        policy: Any,
+        spec: PolicySpec,
+        options: LeRobotOptions | None = None,
+        guided: GuidedDenoising | None = None,
+    ) -> None:
         import torch
 
+        options = options or LeRobotOptions()
         self._torch = torch
         self._policy: Any | None = policy
         self._spec = spec
-        self._seed = seed
+        self._autocast = options.autocast
         self._device = torch.device(spec.device)
         self._tables: dict[Any, Any] = {}
+        self._histories = Histories(spec.n_obs_steps, options.sessions, options.history_gap_s)
+        self._forward = forward_of(
+            torch,
+            policy,
+            self._device,
+            options.seed,
+            name=spec.policy_type,
+            family=FAMILIES.get(spec.policy_type, Family()),
+            histories=self._histories,
+            guided=guided,
+        )
 
     @property
     def spec(self) -> PolicySpec:
         return self._spec
 
     def predict_action_chunk(self, batch: Batch, context: InferenceContext = NO_CONTEXT) -> Float32:
+        return self.predict_action_chunks([(batch, context)])[0]
+
+    def predict_action_chunks(self, requests: Sequence[tuple[Batch, InferenceContext]]) -> Sequence[Float32]:
         if self._policy is None:
             raise InferenceFailed("this policy was closed")
         try:
-            with self._torch.inference_mode(), self._fixed_noise(), self._mixed_precision():
-                actions = self._policy.predict_action_chunk({key: self._to_device(v) for key, v in batch.items()})
-                chunk: Float32 = actions[0].float().cpu().numpy()
+            with self._torch.inference_mode(), self._mixed_precision():
+                rows = [self._row(batch) for batch, _ in requests]
+                actions = self._forward(rows, [context for _, context in requests])
+                chunks: Float32 = actions.float().cpu().numpy()
         except self._torch.cuda.OutOfMemoryError as error:
             self._torch.cuda.empty_cache()
-            raise InferenceFailed(f"{_OUT_OF_MEMORY}. {error}") from error
+            raise InferenceFailed(f"{OUT_OF_MEMORY}. {error}") from error
         except Exception as error:
             raise InferenceFailed(f"{self._spec.policy_type} on {self._device} failed: {error}") from error
-        return chunk
+        return list(chunks)
+
+    def forget(self, session: str) -> None:
+        self._forward.forget(session)
 
     def close(self) -> None:
         if self._policy is None:
             return
         self._policy = None
+        self._forward = None  # type: ignore[assignment]  # holds the policy too
+        self._histories.clear()
         self._tables.clear()
         if self._device.type == "cuda":
             gc.collect()
             self._torch.cuda.empty_cache()
 
-    def _fixed_noise(self) -> AbstractContextManager[Any]:
-        if self._spec.policy_type in _DETERMINISTIC:
-            return contextlib.nullcontext()
-        return _seeded(self._torch, self._device, self._seed)
-
     def _mixed_precision(self) -> AbstractContextManager[Any]:
-        """As LeRobot's own ``predict_action``: only on CUDA, only where the configuration asks."""
+        """As the options say; else as LeRobot's own ``predict_action``: on CUDA, where the configuration asks."""
+        if self._autocast == "float32":
+            return contextlib.nullcontext()
+        if self._autocast is not None:
+            return self._torch.autocast(self._device.type, getattr(self._torch, self._autocast))  # type: ignore[no-any-return]
         if self._device.type == "cuda" and self._policy is not None and self._policy.config.use_amp:
             return self._torch.autocast("cuda")  # type: ignore[no-any-return]
         return contextlib.nullcontext()
+
+    def _row(self, batch: Batch) -> Row:
+        row = {key: self._to_device(value) for key, value in batch.items()}
+        for key in (TOKENS, ATTENTION_MASK):
+            feature = self._spec.input_features.get(key)
+            if key in row and feature is not None:
+                row[key] = _padded(self._torch, row[key], feature.shape[0])
+        if ATTENTION_MASK in row:
+            # IB-Robot's plain form has no array of bool with two axes: it comes as integers.
+            row[ATTENTION_MASK] = row[ATTENTION_MASK].bool()
+        return row
 
     def _to_device(self, value: Value) -> Any:
         if isinstance(value, list):
@@ -138,16 +159,6 @@ def apply_table(torch: Any, pixels: Any, table: Any) -> Any:
     return table.flatten()[index.permute(2, 0, 1)].unsqueeze(0)
 
 
-@contextlib.contextmanager
-def _seeded(torch: Any, device: Any, seed: int) -> Any:
-    """torch's generators seeded inside, as they were outside."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.random.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        yield
-
-
 def load(folder: PolicyFolder, options: BackendOptions) -> LeRobotPolicy:
     """Load LeRobot's policy of ``folder``. ``options.device``: ``cpu``, ``cuda`` or ``cuda:N``.
 
@@ -155,8 +166,8 @@ def load(folder: PolicyFolder, options: BackendOptions) -> LeRobotPolicy:
         ModelLoadFailed: weights missing, corrupt or foreign, or a family that needs earlier observations.
         BackendUnavailable: no such GPU.
     """
-    check_extra("lerobot", options.extra, {"seed", "strict"})
-    _check_family(folder)
+    family = family_of(folder)
+    chosen = parse_options(options.extra)
     # libgomp spins at its barriers, which starves a control tick on the same cores; read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import lerobot
@@ -164,33 +175,63 @@ def load(folder: PolicyFolder, options: BackendOptions) -> LeRobotPolicy:
 
     device = _device(torch, options.device)
     _set_threads(torch, options.threads)
-    policy = load_lerobot_policy(folder, device, strict=bool(options.extra.get("strict", True)))
+    policy = load_lerobot_policy(folder, device, chosen.strict, _override(folder, family, chosen))
+    if chosen.compile:
+        _compile(torch, policy, chosen.compile)
     spec = PolicySpec(
         policy_type=folder.config.type,
         backend_type="lerobot",
         device=device,
         chunk_size=folder.config.chunk_size,
         action_dim=folder.config.action_dim,
-        input_features=folder.config.input_features,
+        input_features={**folder.config.input_features, **language_features(folder)},
         versions={"lerobot": lerobot.__version__, "torch": torch.__version__},
+        n_obs_steps=folder.config.n_obs_steps if family.remembers else 1,
+        supports_rtc=family.guided,
+        max_batch=chosen.max_batch if family.batches else 1,
     )
-    return LeRobotPolicy(policy, spec, seed=int(options.extra.get("seed", 0)))
+    return LeRobotPolicy(policy, spec, chosen, _guided(torch, policy, chosen) if family.guided else None)
 
 
-def _check_family(folder: PolicyFolder) -> None:
-    family, config = folder.config.type, folder.path / "config.json"
-    if family in STATEFUL:
-        raise ModelLoadFailed(f"{config}: policy type '{family}' cannot be served without state: {STATEFUL[family]}")
-    if family not in STATELESS:
-        raise ModelLoadFailed(f"{config}: policy type '{family}' is not known to be stateless; known: {_known()}")
-    if folder.config.raw.get("use_visual_memory") or folder.config.raw.get("use_proprioceptive_memory"):
-        raise ModelLoadFailed(f"{config}: '{family}' with memory keeps past observations between calls")
-    if folder.config.raw.get("use_peft"):
-        raise ModelLoadFailed(f"{config}: use_peft needs its base model from elsewhere; merge the adapter first")
+def language_features(folder: PolicyFolder) -> dict[str, Feature]:
+    """Tokens and their mask as the preprocessor of ``folder`` makes them, (length,) each; empty where it makes none."""
+    for entry in folder.preprocessor.steps:
+        if entry.name == "tokenizer_processor":
+            shape = (int(entry.config.get("max_length", 512)),)
+            return {name: Feature(name, FeatureType.LANGUAGE, shape) for name in (TOKENS, ATTENTION_MASK)}
+    return {}
 
 
-def _known() -> str:
-    return ", ".join(sorted(STATELESS))
+def _override(folder: PolicyFolder, family: Family, options: LeRobotOptions) -> dict[str, Any]:
+    """What the options change in the configuration, before the policy is built."""
+    changed: dict[str, Any] = {}
+    if options.dtype is not None:
+        if not family.precision:
+            raise BackendError(
+                f"backend 'lerobot': policy type '{folder.config.type}' has no dtype of its own; "
+                "for mixed precision use option 'autocast'"
+            )
+        changed["dtype"] = options.dtype
+    return changed
+
+
+def _guided(torch: Any, policy: Any, options: LeRobotOptions) -> GuidedDenoising:
+    return install(torch, policy, options.rtc_schedule, options.rtc_max_guidance_weight)
+
+
+def _compile(torch: Any, policy: Any, mode: str) -> None:
+    """Compile the part that a chunk costs most: what the family itself would compile, or the whole model."""
+    if hasattr(policy, "diffusion"):
+        policy.diffusion.unet = torch.compile(policy.diffusion.unet, mode=mode)
+    elif hasattr(policy.model, "sample_actions"):
+        policy.model.sample_actions = torch.compile(policy.model.sample_actions, mode=mode)
+    else:
+        policy.model.forward = torch.compile(policy.model.forward, mode=mode)
+
+
+def _padded(torch: Any, tensor: Any, length: int) -> Any:
+    """Prompts come without their padding from LeRobot's own steps; every new length would compile a new graph."""
+    return torch.nn.functional.pad(tensor, (0, length - tensor.shape[1]))
 
 
 def _device(torch: Any, wanted: str) -> str:
@@ -212,40 +253,3 @@ def _set_threads(torch: Any, threads: int) -> None:
     wanted = threads or min(torch.get_num_threads(), available_cpus())
     if wanted != torch.get_num_threads():
         torch.set_num_threads(wanted)
-
-
-def load_lerobot_policy(folder: PolicyFolder, device: str, strict: bool = True) -> Any:
-    """LeRobot's policy object of ``folder`` on ``device``, in evaluation mode.
-
-    Weights stored in half precision are widened as they are read. The folder is not modified.
-
-    Raises:
-        ModelLoadFailed: see :func:`load`.
-    """
-    weights = folder.path / "model.safetensors"
-    if not weights.is_file():
-        raise ModelLoadFailed(f"{weights} is missing; a LeRobot policy directory has it beside config.json")
-    # Belt and braces for families that would ask the hub for a backbone: local files only, unless told otherwise.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import torch
-    from lerobot.policies.factory import get_policy_class
-
-    try:
-        with folder.runtime_config_copy(device) as copy:
-            config = _config(copy)
-            return get_policy_class(config.type).from_pretrained(str(copy), config=config, strict=strict)
-    except ImportError:
-        raise
-    except torch.cuda.OutOfMemoryError as error:
-        raise ModelLoadFailed(f"{weights}: {_OUT_OF_MEMORY}. {error}") from error
-    except Exception as error:
-        raise ModelLoadFailed(f"{folder.path} does not load as '{folder.config.type}': {error}") from error
-
-
-def _config(directory: Path) -> Any:
-    """LeRobot's configuration object. Its own ``from_pretrained`` would leave a temporary file behind at every load."""
-    import draccus
-    from lerobot.configs import PreTrainedConfig
-
-    fields = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return draccus.decode(PreTrainedConfig.get_choice_class(fields.pop("type")), fields)

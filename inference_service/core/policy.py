@@ -52,12 +52,14 @@ class InferenceContext:
 
     ``session``: whose observation it is (a device's process); policies that look back keep a history for each, and
     never mix them. ``seed`` of the noise that a flow or diffusion policy starts from; None leaves it to the
-    backend's own. ``left_over`` only for policies with ``supports_rtc``.
+    backend's own. ``left_over`` only for policies with ``supports_rtc``. ``stamp_ns``: when the observation was
+    taken, on the device's clock; tells whether it follows on the session's last one.
     """
 
     session: str = ""
     seed: int | None = None
     left_over: LeftOver | None = None
+    stamp_ns: int | None = None
 
 
 NO_CONTEXT = InferenceContext()

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from inference_service.backends import lerobot_torch as backend
+from inference_service.backends.lerobot_families import REFUSED
+from inference_service.backends.lerobot_options import LeRobotOptions
 from inference_service.core.batch import AffineImage, ImageNorm
 from inference_service.core.errors import BackendError, BackendUnavailable, InferenceFailed, ModelLoadFailed
 from inference_service.core.policy import BackendOptions, PolicySpec
@@ -116,17 +118,17 @@ def test_half_precision_weights_compute_in_float32(path: Path, tmp_path: Path) -
         assert torch.equal(parameter, weights[name].float())
 
 
-@pytest.mark.parametrize("family", sorted(backend.STATEFUL))
-def test_families_that_need_earlier_observations_are_refused(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", sorted(REFUSED))
+def test_families_that_cannot_be_served_are_refused(family: str, tmp_path: Path) -> None:
     make_plain_folder(tmp_path, type=family)
-    with pytest.raises(ModelLoadFailed, match=rf"config\.json: policy type '{family}' cannot be served without state"):
+    with pytest.raises(ModelLoadFailed, match=rf"config\.json: policy type '{family}' cannot be served: it "):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"type": "acme"}, "'acme' is not known to be stateless; known: act,"),
+        ({"type": "acme"}, "'acme' is not known here; known: act,"),
         ({"type": "pi05", "use_visual_memory": True}, "memory keeps past observations"),
         ({"use_peft": True}, "merge the adapter"),
     ],
@@ -199,14 +201,14 @@ def test_a_broken_forward_pass_is_a_typed_error(error: Exception, says: str) -> 
 
 def test_policies_that_draw_noise_are_repeatable_and_leave_the_generator_alone() -> None:
     flow = SimpleNamespace(predict_action_chunk=lambda batch: torch.randn(1, 8, 6))
-    policy = backend.LeRobotPolicy(flow, spec_of("smolvla"))
+    policy = backend.LeRobotPolicy(flow, spec_of("xvla"))
     torch.manual_seed(123)
     expected_next = torch.randn(1)
     torch.manual_seed(123)
     first = policy.predict_action_chunk({})
     assert torch.equal(torch.randn(1), expected_next)
     assert np.array_equal(policy.predict_action_chunk({}), first)
-    other = backend.LeRobotPolicy(flow, spec_of("smolvla"), seed=1)
+    other = backend.LeRobotPolicy(flow, spec_of("xvla"), LeRobotOptions(seed=1))
     assert not np.array_equal(other.predict_action_chunk({}), first)
 
 
