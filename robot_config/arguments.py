@@ -58,7 +58,9 @@ class LaunchArguments:
         False, "Distributed: also start the engine on this machine, for development", "true", "false"
     )
     device: str = _argument("", f"Runtime that computes the policy: {DEVICES}; empty: as the YAML's model says")
-    policy_path: str = _argument("", "Policy directory; empty: the path of the YAML's model")
+    policy_path: str = _argument(
+        "", "Policy directory; engine://: the engine sends its small files; empty: the path of the YAML's model"
+    )
     with_inference: str = _argument(
         "", "Run the policy and the dispatcher; empty: as the control mode says", "", "true", "false"
     )

@@ -48,6 +48,9 @@ SIM_NODE = "sim_robot"
 ACTION_SERVER = f"/{DEVICE_NODE}/DispatchInfer"
 """IB-Robot's dispatcher and ours call this name, whatever the YAML's ``action_server`` says."""
 
+FETCHED = "engine://"
+"""As a model's path: the device fetches the policy's small files from the engine."""
+
 Value = str | int | float | bool
 
 
@@ -106,6 +109,8 @@ def make_plan(cfg: RobotConfig, arguments: LaunchArguments) -> Plan:
     _refuse_unserved(cfg, name, mode)
     policy = _policy_path(cfg, mode, arguments)
     distributed = (arguments.execution_mode or mode.inference.execution_mode) == "distributed"
+    if policy.startswith(FETCHED):
+        _refuse_unfetched(policy, distributed, arguments)
     if distributed and arguments.cloud_local:
         processes.append(_local_engine(cfg, mode.inference, policy, arguments))
     elif distributed:
@@ -151,12 +156,28 @@ def _refuse_unserved(cfg: RobotConfig, name: str, mode: ControlMode) -> None:
 
 def _policy_path(cfg: RobotConfig, mode: ControlMode, arguments: LaunchArguments) -> str:
     if arguments.policy_path:
-        return str(_existing(arguments.policy_path))
+        fetched = arguments.policy_path.startswith(FETCHED)
+        return arguments.policy_path if fetched else str(_existing(arguments.policy_path))
     model = mode.inference.model
     if model is None or not cfg.models:
         missing = "no `model:`" if model is None else f"model {model!r} is named, but there is no `models:` section"
         raise LaunchArgumentError(f"{mode.inference.where('model')}: {missing}; add it or give policy_path:=…")
-    return str(cfg.model_path(model))
+    path = cfg.model(model).path
+    return path if path.startswith(FETCHED) else str(cfg.model_path(model))
+
+
+def _refuse_unfetched(policy: str, distributed: bool, arguments: LaunchArguments) -> None:
+    """A policy that the engine sends has to be on another process's disk."""
+    if not distributed:
+        raise LaunchArgumentError(
+            f"{policy} takes the policy's files from the engine: add execution_mode:=distributed, or give the policy's "
+            "directory (policy_path:=…)"
+        )
+    if arguments.cloud_local:
+        raise LaunchArgumentError(
+            f"{policy} takes the policy's files from the engine, and cloud_local:=true starts that engine here: give "
+            "the policy's directory (policy_path:=…)"
+        )
 
 
 def _existing(text: str) -> Path:
@@ -242,7 +263,8 @@ def _engine(policy: str, arguments: EngineArguments) -> ProcessSpec:
 
 
 def _other_machine(cfg: RobotConfig, inference: InferenceConfig, policy: str, arguments: LaunchArguments) -> str:
-    words = {"policy_path": policy, "device": _runtime(cfg, inference, arguments)}
+    there = "POLICY_DIRECTORY" if policy.startswith(FETCHED) else policy
+    words = {"policy_path": there, "device": _runtime(cfg, inference, arguments)}
     topics = {"input_topic": inference.cloud_inference_topic, "output_topic": inference.cloud_result_topic}
     defaults = {row.name: row.default for row in table(EngineArguments)}
     words.update({name: topic for name, topic in topics.items() if topic != defaults[name]})

@@ -38,7 +38,9 @@ class ModelConfig(Section):
 
     path: Annotated[str, Field(min_length=1)]
     """LeRobot policy directory (``config.json``, weights, processor files). Relative paths are looked for beside this
-    file, then in the current directory, then at the root of the repository. May hold ``$(env …)``, ``$(find …)``."""
+    file, then in the current directory, then at the root of the repository. May hold ``$(env …)``, ``$(find …)``.
+    ``engine://``: distributed, the device fetches what it needs (no weights) from the engine and keeps it;
+    ``engine://<fingerprint>`` takes that policy alone."""
     policy_type: str | None = None
     """Model family, such as ``act``; checked against the policy's own ``config.json``."""
     device: str = "auto"

@@ -12,6 +12,7 @@ from inference_service.core.policy_config import PolicyConfig
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.reanchor import Reanchor
 from inference_service.nodes.device_encodings import Encodings
+from inference_service.nodes.device_files import SCHEME
 from inference_service.nodes.device_handshake import Handshake, Row, side_by_side
 from inference_service.nodes.device_rtc import Continuity
 from robot_config import ObservationSpec, RobotConfig
@@ -99,6 +100,8 @@ def _in_effect(folder: PolicyFolder, robot: RobotConfig, model: ModelConfig | No
     """Whether it is this model of the file that was loaded; a launch may name another directory."""
     for name, candidate in robot.models.items():
         if candidate is model:
+            if candidate.path.startswith(SCHEME):
+                return True
             try:
                 return robot.model_path(name).samefile(folder.path)
             except (RobotConfigError, OSError):

@@ -10,21 +10,25 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from inference_service.core.errors import InferenceServiceError, RequestRejected
+from inference_service.core.errors import InferenceServiceError, PolicyError, RequestRejected
 from inference_service.core.motor_units import NormMode
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.nodes.device_budget import budget, dds_interfaces
+from inference_service.nodes.device_fetching import FetchingDevice
+from inference_service.nodes.device_files import SCHEME
 from inference_service.nodes.device_setup import DeviceSetup
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_to_ns
 from inference_service.nodes.motor_units import motor_units
 from inference_service.nodes.observations import CLOCK_AHEAD_NS, ObservationSampler
 from inference_service.nodes.parameter_services import Changeable
 from inference_service.nodes.policy_runner import LocalRunner, RemoteRunner, Runner
-from inference_service.nodes.runtime import NodeParameters, monotonic_ms, run_node
+from inference_service.nodes.runtime import App, NodeParameters, monotonic_ms, run_node
 from inference_service.transport.protocol import GoalStatus, Message, Node, ServerGoal
 from inference_service.wire.interfaces import get_message
 from inference_service.wire.variants import to_variants
@@ -37,7 +41,8 @@ STAGES = ("total", "sample", "preprocess", "wire", "queue", "decode", "inference
 
 
 class PolicyParameters(NodeParameters):
-    """``checkpoint`` is the policy directory; an empty ``control_mode`` takes the YAML's default."""
+    """``checkpoint`` is the policy directory, or ``engine://``: then the engine is asked for its files, and given
+    ``fetch_timeout`` seconds. An empty ``control_mode`` takes the YAML's default."""
 
     node_name: str = "act_inference_node"
     checkpoint: str
@@ -50,17 +55,19 @@ class PolicyParameters(NodeParameters):
     cloud_inference_topic: str = "/preprocessed/batch"
     cloud_result_topic: str = "/inference/action"
     threads: int = 0
+    fetch_timeout: float = Field(default=120.0, gt=0, allow_inf_nan=False)
 
 
 class PolicyNode:
     """Serves ``DispatchInfer``."""
 
-    def __init__(self, node: Node, parameters: PolicyParameters) -> None:
+    def __init__(self, node: Node, parameters: PolicyParameters, folder: PolicyFolder | None = None) -> None:
+        """``folder``: the policy, where it was loaded already."""
         self._node = node
         self._parameters = parameters
         self._logger = logging.getLogger(node.name)
         robot = load_robot_config(parameters.robot_config_path)
-        self._folder = PolicyFolder.load(parameters.checkpoint)
+        self._folder = folder or PolicyFolder.load(parameters.checkpoint)
         self._setup = DeviceSetup.check(self._folder, robot, parameters.control_mode)
         config, specs = self._folder.config, self._setup.specs
         self._units = motor_units(robot, specs, parameters.lerobot_norm_mode)
@@ -274,6 +281,20 @@ def check_goal(request: Message, now_ns: int) -> int:
     return stamp_ns or now_ns
 
 
+def start(node: Node, parameters: PolicyParameters) -> App:
+    """The device node, at once or as soon as its engine has sent the policy's files.
+
+    Raises:
+        PolicyError: the policy cannot be used, or is to be fetched where this process has to compute it.
+    """
+    if not parameters.checkpoint.startswith(SCHEME):
+        return PolicyNode(node, parameters)
+    if parameters.execution_mode != "distributed":
+        raise PolicyError(f"checkpoint {parameters.checkpoint} needs execution_mode:=distributed: weights stay there")
+    make = partial(PolicyNode, node, parameters)
+    return FetchingDevice(node, parameters.checkpoint, parameters.fetch_timeout, make)
+
+
 def main(argv: Sequence[str]) -> int:
     """Entry point of ``lerobot_policy_node``."""
-    return run_node(PolicyParameters, PolicyNode, argv)
+    return run_node(PolicyParameters, start, argv)

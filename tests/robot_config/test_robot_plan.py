@@ -46,6 +46,36 @@ def parameters(plan: Plan, name: str) -> dict[str, Any]:
     return dict(next(p.parameters for p in plan.processes if p.name == name))
 
 
+@pytest.mark.parametrize("source", ["engine://", f"engine://{64 * 'a'}"])
+def test_the_engine_as_the_source_of_a_policy_is_handed_on(write: Write, source: str) -> None:
+    cfg = load_robot_config(write("path: policies/reach", f"path: '{source}'"))
+    plan = make_plan(cfg, LaunchArguments(execution_mode="distributed"))
+    assert parameters(plan, "act_inference_node")["checkpoint"] == source
+    assert "policy_path:=POLICY_DIRECTORY" in plan.notes[-1]
+
+
+def test_the_launch_may_name_the_engine_as_the_source(robot: RobotConfig) -> None:
+    plan = make_plan(robot, LaunchArguments(execution_mode="distributed", policy_path="engine://"))
+    assert parameters(plan, "act_inference_node")["checkpoint"] == "engine://"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (LaunchArguments(policy_path="engine://"), "add execution_mode:=distributed"),
+        (
+            LaunchArguments(policy_path="engine://", execution_mode="distributed", cloud_local=True),
+            "cloud_local:=true starts that engine here",
+        ),
+    ],
+)
+def test_a_policy_without_a_directory_needs_an_engine_elsewhere(
+    robot: RobotConfig, arguments: LaunchArguments, says: str
+) -> None:
+    with pytest.raises(LaunchArgumentError, match=says):
+        make_plan(robot, arguments)
+
+
 def test_monolithic_computes_on_the_device_node(robot: RobotConfig, policy: Path) -> None:
     plan = make_plan(robot, LaunchArguments(device="cuda"))
     assert executables(plan) == ["lerobot_policy_node", "action_dispatcher_node"]
