@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias, cast
 from rosbags.serde import SerdeError
 
 from inference_service.core.errors import MalformedMessage, ProtocolError
+from inference_service.wire.packed import VARIANTS_LIST, Entry, VariantsList, pack, unpack
 from inference_service.wire.typestore import BoundedTypestore
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -37,8 +39,21 @@ def get_message(type_name: str) -> type[Any]:
     Raises:
         ProtocolError: no definition of that type.
     """
+    if type_name == VARIANTS_LIST:
+        return VariantsList
     _store.load(type_name)
     return _store.types[type_name]
+
+
+def variants_list(entries: Mapping[str, Entry], cdr: memoryview | None = None) -> VariantsList:
+    """The message of ``entries``, which must be what :func:`~inference_service.wire.packed.pack` takes, and of the
+    bytes that they came in."""
+    return VariantsList.of(entries, _expand, cdr)
+
+
+def _expand(cdr: memoryview) -> list[Any]:
+    message: Any = _store.deserialize_bounded(cdr.toreadonly(), VARIANTS_LIST)
+    return cast("list[Any]", message.variants)
 
 
 def new_message(type_name: str, **fields: Any) -> Any:
@@ -52,6 +67,8 @@ def serialize(message: Any, type_name: str) -> memoryview:
     Raises:
         MalformedMessage: a field holds a value of another type than the definition's; it is named.
     """
+    if type(message) is VariantsList and message.entries is not None:
+        return memoryview(pack(message.entries))
     _store.check_arrays(message, type_name)
     try:
         return _store.serialize_cdr(message, type_name, little_endian=True)
@@ -67,8 +84,13 @@ def deserialize(cdr: Buffer, type_name: str) -> Any:
     Raises:
         MalformedMessage: the bytes are no XCDR1, end early, go on too long, or hold lengths beyond their end.
     """
+    data = memoryview(cdr).cast("B").toreadonly()
+    entries = unpack(data) if type_name == VARIANTS_LIST else None
+    if entries is not None:
+        return variants_list(entries, data)
     try:
-        return _store.deserialize_bounded(memoryview(cdr).cast("B").toreadonly(), type_name)
+        message: Any = _store.deserialize_bounded(data, type_name)
+        return VariantsList(message.variants) if type_name == VARIANTS_LIST else message
     except (SerdeError, IndexError, OverflowError) as error:
         raise MalformedMessage(f"cannot deserialise {type_name}: {error}") from error
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from math import prod
 from typing import Any, TypeAlias
 
@@ -17,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference_service.core.errors import MalformedMessage
-from inference_service.wire.interfaces import get_message
+from inference_service.wire.interfaces import variants_list
+from inference_service.wire.packed import VARIANTS_LIST, Entry, VariantsList
 
-VARIANTS_LIST = "ibrobot_msgs/msg/VariantsList"
+__all__ = ["DEFAULT_BOUNDS", "VARIANTS_LIST", "Array", "Bounds", "Entry", "from_variants", "to_variants"]
+
 Array: TypeAlias = "NDArray[Any]"
-Entry: TypeAlias = "NDArray[Any] | list[str]"
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ _FIELDS: dict[str, np.dtype[Any]] = {
     "float_64_array": np.dtype(np.float64),
 }
 _BOOL = np.dtype(np.bool_)
+_DTYPES = {_BOOL, *_FIELDS.values()}
 
 
 def to_variants(entries: Mapping[str, Entry], bounds: Bounds = DEFAULT_BOUNDS) -> Any:
@@ -60,9 +61,10 @@ def to_variants(entries: Mapping[str, Entry], bounds: Bounds = DEFAULT_BOUNDS) -
         MalformedMessage: an entry of another kind, or outside ``bounds``; it is named.
     """
     _check_count(len(entries), bounds)
-    variants = [_to_variant(key, entry, bounds) for key, entry in entries.items()]
+    for key, entry in entries.items():
+        _check_entry(key, entry, bounds)
     _check_total(entries, bounds)
-    return get_message(VARIANTS_LIST)(variants=variants)
+    return variants_list(dict(entries))
 
 
 def from_variants(message: Any, bounds: Bounds = DEFAULT_BOUNDS) -> dict[str, Entry]:
@@ -73,6 +75,13 @@ def from_variants(message: Any, bounds: Bounds = DEFAULT_BOUNDS) -> dict[str, En
     Raises:
         MalformedMessage: unknown type, key twice, shape and data that disagree, or outside ``bounds``.
     """
+    ready = message.entries if isinstance(message, VariantsList) else None
+    if ready is not None:
+        _check_count(len(ready), bounds)
+        for key, entry in ready.items():
+            _check_received(key, entry, bounds)
+        _check_total(ready, bounds)
+        return dict(ready)
     _check_count(len(message.variants), bounds)
     entries: dict[str, Entry] = {}
     for variant in message.variants:
@@ -84,24 +93,35 @@ def from_variants(message: Any, bounds: Bounds = DEFAULT_BOUNDS) -> dict[str, En
     return entries
 
 
-def _to_variant(key: str, entry: Entry, bounds: Bounds) -> Any:
+def _check_entry(key: str, entry: Entry, bounds: Bounds) -> None:
     _check_key(key, bounds)
-    fields = _empty_fields()
     if isinstance(entry, list):
         _check_strings(key, entry, bounds)
-        return _variant_class()(key=key, type="string_array", **{**fields, "string_array": entry})
+        return
     if not isinstance(entry, np.ndarray):
         raise MalformedMessage(f"variant {key!r}: {type(entry).__name__} cannot travel, only arrays and lists of str")
     _check_tensor(key, entry.shape, entry.nbytes, bounds)
-    flat = np.ascontiguousarray(entry).reshape(-1)
+    if entry.dtype == _BOOL and entry.ndim != 1:
+        raise MalformedMessage(f"variant {key!r}: a bool array travels with one axis, not {entry.ndim}")
+    if entry.dtype not in _DTYPES:
+        raise MalformedMessage(
+            f"variant {key!r}: dtype {entry.dtype} cannot travel: cast it to float32, int32 or int64"
+        )
+
+
+def _check_received(key: str, entry: Entry, bounds: Bounds) -> None:
+    _check_key(key, bounds)
+    if isinstance(entry, list):
+        _check_strings(key, entry, bounds)
+        return
+    _check_tensor(key, entry.shape, entry.nbytes, bounds)
     if entry.dtype == _BOOL:
-        if entry.ndim != 1:
-            raise MalformedMessage(f"variant {key!r}: a bool array travels with one axis, not {entry.ndim}")
-        return _variant_class()(key=key, type="bool_array", **{**fields, "bool_array": flat})
-    for name, dtype in _FIELDS.items():
-        if entry.dtype == dtype:
-            return _variant_class()(key=key, type=name, **{**fields, name: _multi_array(name, entry.shape, flat)})
-    raise MalformedMessage(f"variant {key!r}: dtype {entry.dtype} cannot travel: cast it to float32, int32 or int64")
+        _check_flags(key, entry)
+
+
+def _check_flags(key: str, flags: Array) -> None:
+    if flags.view(np.uint8).max(initial=0) > 1:
+        raise MalformedMessage(f"variant {key!r}: a bool that is neither 0 nor 1")
 
 
 def _from_variant(variant: Any, bounds: Bounds) -> Entry:
@@ -112,8 +132,7 @@ def _from_variant(variant: Any, bounds: Bounds) -> Entry:
     if kind == "bool_array":
         flags: Array = variant.bool_array
         _check_tensor(key, flags.shape, flags.nbytes, bounds)
-        if flags.view(np.uint8).max(initial=0) > 1:
-            raise MalformedMessage(f"variant {key!r}: a bool that is neither 0 nor 1")
+        _check_flags(key, flags)
         return flags
     if kind not in _FIELDS:
         raise MalformedMessage(f"variant {key!r}: unknown type {kind[:64]!r}")
@@ -171,35 +190,3 @@ def _check_total(entries: Mapping[str, Entry], bounds: Bounds) -> None:
         raise MalformedMessage(
             f"{total} bytes in all, at most {bounds.total_bytes} are allowed; the largest is {largest!r}"
         )
-
-
-@cache
-def _variant_class() -> type[Any]:
-    return get_message("ibrobot_msgs/msg/Variant")
-
-
-@cache
-def _multi_array_class(field: str) -> type[Any]:
-    kind, bits, _ = field.split("_")
-    return get_message(f"std_msgs/msg/{kind.capitalize()}{bits}MultiArray")
-
-
-def _multi_array(field: str, shape: tuple[int, ...], flat: Array) -> Any:
-    dimension = get_message("std_msgs/msg/MultiArrayDimension")
-    layout = get_message("std_msgs/msg/MultiArrayLayout")
-    dims = [dimension(label="", size=size, stride=0) for size in shape]
-    return _multi_array_class(field)(layout=layout(dim=dims, data_offset=0), data=flat)
-
-
-@cache
-def _empty_arrays() -> dict[str, Any]:
-    layout = get_message("std_msgs/msg/MultiArrayLayout")
-    return {
-        name: _multi_array_class(name)(layout=layout(dim=[], data_offset=0), data=np.zeros(0, dtype))
-        for name, dtype in _FIELDS.items()
-    }
-
-
-def _empty_fields() -> dict[str, Any]:
-    """Values of the fields that a variant does not use; the arrays are shared, nobody writes to a message."""
-    return {"bool_array": np.zeros(0, np.bool_), "string_array": [], **_empty_arrays()}
