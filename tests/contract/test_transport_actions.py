@@ -177,6 +177,23 @@ def test_the_status_topic_tells_a_late_joiner_how_goals_ended(nodes: Nodes) -> N
     wait_for(lambda: [GoalStatus.SUCCEEDED, GoalStatus.ABORTED] in got, "both ends")
 
 
+def test_the_status_topic_tells_each_step_of_a_goal(nodes: Nodes) -> None:
+    server, client, outcome = Server(nodes), _client(nodes), Outcome()
+    seen: list[int] = []
+
+    def keep(message: Any) -> None:
+        seen.extend(entry.status for entry in message.status_list if entry.status not in seen[-1:])
+
+    watching = nodes("watcher").create_subscription("/infer/_action/status", "action_msgs/msg/GoalStatusArray", keep)
+    wait_for(lambda: watching.matched, "the status topic")
+    handle = client.send_goal(goal("wait"), outcome)
+    wait_for(lambda: GoalStatus.EXECUTING in seen, "the goal to be executing")
+    assert server.goals
+    handle.cancel()
+    wait_for(lambda: GoalStatus.CANCELED in seen, "the end")
+    assert seen[-3:] == [GoalStatus.EXECUTING, GoalStatus.CANCELING, GoalStatus.CANCELED]
+
+
 def test_a_server_is_ready_without_blocking_and_no_longer_once_it_closed(nodes: Nodes) -> None:
     client = nodes("client").create_action_client("/infer", INFER)
     start = time.monotonic()

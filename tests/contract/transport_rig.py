@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from inference_service.transport import create_node
 from inference_service.transport.protocol import ActionClient, GoalStatus, Node
 from inference_service.wire.interfaces import new_message
+from tests.simulators.rclpy.rig import REAL, SEARCH_PATH, rclpy_importable
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 20.0
@@ -23,11 +25,7 @@ INFER = "ibrobot_msgs/action/DispatchInfer"
 STRING = "std_msgs/msg/String"
 IMAGE = "sensor_msgs/msg/Image"
 
-TRANSPORTS = [
-    name
-    for name, module in (("dds", "inference_service.transport.dds"), ("ros", "inference_service.transport.ros"))
-    if importlib.util.find_spec(module) and (name != "ros" or importlib.util.find_spec("rclpy"))
-]
+TRANSPORTS = ["dds", pytest.param("ros", id="ros" if REAL else "ros_simulated")]
 
 
 class Nodes:
@@ -49,11 +47,12 @@ class Nodes:
 
 @contextmanager
 def open_nodes(transport: str) -> Iterator[Nodes]:
-    nodes = Nodes(transport)
-    try:
-        yield nodes
-    finally:
-        nodes.close()
+    with rclpy_importable() if transport == "ros" else nullcontext():
+        nodes = Nodes(transport)
+        try:
+            yield nodes
+        finally:
+            nodes.close()
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE_S) -> None:
@@ -95,8 +94,9 @@ class Outcome:
 def peer(transport: str, role: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Another process (``transport_peer.py``), ready when this returns and gone at the end."""
     command = [sys.executable, str(Path(__file__).with_name("transport_peer.py")), transport, role, *arguments]
+    path = os.pathsep.join((*(SEARCH_PATH if transport == "ros" else ()), str(ROOT), os.environ.get("PYTHONPATH", "")))
     process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None

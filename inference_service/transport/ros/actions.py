@@ -1,6 +1,8 @@
 """Actions on ``rclpy.action``.
 
-``execute`` runs on a thread per goal. A goal's end is handed to rclpy on its executor, where it sends the result.
+``execute`` runs on a thread per goal: rclpy's own way, a callback that lasts as long as the goal, would hold up its
+executor. So rclpy is told that a goal executes when it is accepted, and what it is to execute (a callback that ends
+the goal and returns its result) once that is known.
 rclpy's client is only used on the executor's thread: an answer that came between its sending a request and
 remembering it would be lost.
 """
@@ -39,6 +41,7 @@ class RosServerGoal:
         self._server = server
         self._lock = threading.Lock()
         self.ended = False
+        self.sent = threading.Event()
 
     @property
     def cancel_requested(self) -> bool:
@@ -60,6 +63,7 @@ class RosServerGoal:
         )
 
         def finish(handle: Any) -> Any:
+            self.sent.set()
             if status is GoalStatus.SUCCEEDED:
                 handle.succeed()
             elif status is GoalStatus.CANCELED and handle.is_cancel_requested:
@@ -68,7 +72,22 @@ class RosServerGoal:
                 handle.abort()
             return message
 
-        self._server.on_executor(partial(self.handle.execute, finish))
+        self._server.finish(self.handle, finish)
+
+
+class _ThreadedActionServer(ActionServer):  # type: ignore[misc]  # rclpy has no types where it is not installed
+    """Starts a goal's thread where rclpy would run a callback on its executor."""
+
+    def __init__(self, *arguments: Any, start: Callable[[Any], None], **options: Any) -> None:
+        self._start = start
+        super().__init__(*arguments, **options)
+
+    def notify_execute(self, goal_handle: Any, execute_callback: Any) -> None:
+        """The goal is ``EXECUTING``, or ``CANCELING`` already. Called on the executor's thread."""
+        if execute_callback is None:
+            self._start(goal_handle)
+        else:
+            super().notify_execute(goal_handle, execute_callback)
 
 
 class RosActionServer:
@@ -89,7 +108,7 @@ class RosActionServer:
         self.name = name
         self.types = action_types(action_type)
         self.action = ros_class(action_type)
-        self.on_executor = on_executor
+        self._on_executor = on_executor
         self._execute = execute
         self._accept = accept
         self._max_concurrent = max_concurrent
@@ -97,20 +116,29 @@ class RosActionServer:
         self._lock = threading.Lock()
         self._running: list[RosServerGoal] = []
         self._closed = False
-        self._server = ActionServer(
+        self._server: Any = _ThreadedActionServer(
             node,
             self.action,
             name,
             execute_callback=self._never,
             callback_group=callback_group,
             goal_callback=self._on_goal,
-            handle_accepted_callback=self._on_accepted,
+            start=self._start,
             cancel_callback=lambda _handle: CancelResponse.ACCEPT,
             result_timeout=KEEP_RESULT_S,
         )
 
     def _never(self, _handle: Any) -> Any:
         raise AssertionError("every goal is ended with a callback of its own")
+
+    def finish(self, handle: Any, callback: Callable[[Any], Any]) -> None:
+        """Have rclpy end a goal: ``callback`` sets its final state and returns its result."""
+
+        def notify() -> None:
+            if self._server is not None:
+                self._server.notify_execute(handle, callback)
+
+        self._on_executor(notify)
 
     def _on_goal(self, request: Any) -> Any:
         with self._lock:
@@ -122,7 +150,7 @@ class RosActionServer:
             self._failed(f"accept callback of {self.name}", error)
         return GoalResponse.REJECT
 
-    def _on_accepted(self, handle: Any) -> None:
+    def _start(self, handle: Any) -> None:
         goal = RosServerGoal(self, handle, from_ros(handle.request, self.types.goal))
         goal.worker = threading.Thread(target=self._run, args=(goal,), name=f"goal of {self.name}", daemon=True)
         with self._lock:
@@ -142,14 +170,14 @@ class RosActionServer:
             self._running.remove(goal)
         goal.end(status, result)
 
-    def abort_all(self) -> list[threading.Thread]:
-        """Abort what runs and accept nothing more; the workers that have yet to notice."""
+    def abort_all(self) -> list[RosServerGoal]:
+        """Abort what runs and accept nothing more; the goals whose ends rclpy has yet to tell."""
         with self._lock:
             self._closed = True
             running = list(self._running)
         for goal in running:
             goal.end(GoalStatus.ABORTED, None)
-        return [goal.worker for goal in running if goal.worker is not None]
+        return running
 
     def close(self) -> None:
         """Idempotent."""

@@ -95,7 +95,12 @@ class Group:
         try:
             callback()
         except Exception as error:  # noqa: BLE001  # the user's code; reported with its traceback
-            self._failed(f"{self._name}: {getattr(callback, '__qualname__', callback)}", error)
+            self._failed(f"{self._name}: {_describe(callback)}", error)
+
+
+def _describe(callback: Callable[[], object]) -> str:
+    owner = getattr(callback, "__self__", None)
+    return str(getattr(owner, "label", None) or getattr(callback, "__qualname__", callback))
 
 
 class ErrorCount:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -21,17 +22,17 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import JumpThreshold
 from rclpy.context import Context
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos import qos_policy_name_from_kind
 
-from inference_service.core.errors import MalformedMessage, TransportError
+from inference_service.core.errors import TransportError
 from inference_service.transport.names import check_node_name, resolve
 from inference_service.transport.protocol import Message, QoS
-from inference_service.transport.ros.actions import Execute, RosActionClient, RosActionServer
+from inference_service.transport.ros.actions import Execute, RosActionClient, RosActionServer, RosServerGoal
+from inference_service.transport.ros.endpoints import RosPublisher, RosService, RosServiceClient, RosSubscription
 from inference_service.transport.ros.groups import ErrorCount, Group, Timer
-from inference_service.transport.ros.types import from_ros, ros_class, to_ros
-from inference_service.wire.interfaces import deserialize, serialize, service_types
 
 try:  # iron and later
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -39,9 +40,9 @@ except ImportError:  # humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 _DEFAULT_QOS = QoS()
-_ANSWER_S = 2.0
 _CLOSE_S = 1.3
 _TWIN_CHECK_S = 2.0
+_ROUNDS = 3  # a goal's end takes rclpy's executor two steps, its answer to a client one
 
 
 class _Closable(Protocol):
@@ -49,143 +50,6 @@ class _Closable(Protocol):
 
 
 C = TypeVar("C", bound=_Closable)
-
-
-def qos_profile(qos: QoS) -> Any:
-    """rclpy's QoSProfile of ours."""
-    lifespan = {} if qos.lifespan_s is None else {"lifespan": Duration(seconds=qos.lifespan_s)}
-    reliable, latched = qos.reliability == "reliable", qos.durability == "transient_local"
-    return QoSProfile(
-        depth=qos.depth,
-        history=HistoryPolicy.KEEP_LAST,
-        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-        **lifespan,
-    )
-
-
-class RosPublisher:
-    """Implements :class:`~inference_service.transport.protocol.Publisher`."""
-
-    def __init__(self, node: Any, topic: str, msg_type: str, qos: QoS, events: Any) -> None:
-        self.topic = topic
-        self._type = msg_type
-        self._node = node
-        self._publisher = node.create_publisher(ros_class(msg_type), topic, qos_profile(qos), event_callbacks=events)
-
-    def publish(self, message: Message) -> None:
-        self.publish_serialized(serialize(message, self._type))
-
-    def publish_serialized(self, cdr: bytes | bytearray | memoryview) -> None:
-        publisher = self._publisher
-        if publisher is None:
-            raise TransportError(f"{self.topic}: the publisher is closed")
-        try:
-            publisher.publish(bytes(cdr))  # rclpy takes nothing else for serialised
-        except RuntimeError as error:  # RCLError, InvalidHandle
-            raise TransportError(f"{self.topic}: cannot send {len(cdr)} bytes: {error}") from error
-
-    @property
-    def matched(self) -> int:
-        return 0 if self._publisher is None else int(self._publisher.get_subscription_count())
-
-    def close(self) -> None:
-        """Idempotent."""
-        publisher, self._publisher = self._publisher, None
-        if publisher is not None:
-            self._node.destroy_publisher(publisher)
-
-
-class RosSubscription:
-    """Implements :class:`~inference_service.transport.protocol.Subscription`."""
-
-    def __init__(
-        self, node: Any, topic: str, msg_type: str, callback: Callable[[Message], None], qos: QoS, group: Group,
-        callback_group: Any, events: Any, logger: logging.Logger,
-    ) -> None:  # fmt: skip
-        self.topic = topic
-        self.malformed = 0
-        self._type = msg_type
-        self._node = node
-        self._callback = callback
-        self._group = group
-        self._logger = logger
-        self._waiting: deque[bytes] = deque(maxlen=qos.depth)
-        self._subscription = node.create_subscription(
-            ros_class(msg_type), topic, self._take, qos_profile(qos), callback_group=callback_group,
-            event_callbacks=events, raw=True,
-        )  # fmt: skip
-
-    def _take(self, cdr: bytes) -> None:
-        """On the executor's thread. As in DDS, the newest ``depth`` messages wait for a slow callback."""
-        self._waiting.append(cdr)
-        self._group.post(self._handle_one)
-
-    def _handle_one(self) -> None:
-        if not self._waiting or self._subscription is None:
-            return
-        try:
-            message = deserialize(self._waiting.popleft(), self._type)
-        except MalformedMessage as error:
-            self.malformed += 1
-            if self.malformed == 1:
-                self._logger.warning("%s: dropped a message: %s (further ones: counted)", self.topic, error)
-            return
-        self._callback(message)
-
-    @property
-    def matched(self) -> int:
-        subscription = self._subscription
-        if subscription is None:
-            return 0
-        if hasattr(subscription, "get_publisher_count"):  # iron and later
-            return int(subscription.get_publisher_count())
-        return int(self._node.count_publishers(self.topic))
-
-    def close(self) -> None:
-        """Idempotent. A callback that is running ends by itself."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            self._node.destroy_subscription(subscription)
-
-
-class RosService:
-    """Implements :class:`~inference_service.transport.protocol.Service`."""
-
-    def __init__(
-        self, node: Any, name: str, srv_type: str, callback: Callable[[Message], Message], group: Group,
-        callback_group: Any,
-    ) -> None:  # fmt: skip
-        self.name = name
-        self._types = service_types(srv_type)
-        self._class = ros_class(srv_type)
-        self._node = node
-        self._callback = callback
-        self._group = group
-        self._service = node.create_service(self._class, name, self._serve, callback_group=callback_group)
-
-    def _serve(self, request: Any, _response: Any) -> Any:
-        """On the executor's thread, which waits for the group's: rclpy has no later answer."""
-        done = threading.Event()
-        answers: list[Message] = []
-        ours = from_ros(request, self._types.request)
-
-        def answer() -> None:
-            try:
-                answers.append(self._callback(ours))
-            finally:
-                done.set()
-
-        self._group.post(answer)
-        if not done.wait(_ANSWER_S) or not answers:
-            raise TransportError(f"service {self.name}: no answer within {_ANSWER_S:g} s, or it failed")
-        return to_ros(answers[0], self._types.response, self._class.Response)
-
-    def close(self) -> None:
-        """Idempotent."""
-        service, self._service = self._service, None
-        if service is not None:
-            self._node.destroy_service(service)
 
 
 class RosNode:
@@ -248,12 +112,26 @@ class RosNode:
                 self._failed(f"{self.name}/rclpy", error)
 
     def _on_executor(self, order: Callable[[], object]) -> None:
+        """Run ``order`` on the executor's thread; not at all once the node has left."""
         self._orders.append(order)
-        self._order_guard.trigger()
+        with suppress(InvalidHandle):
+            self._order_guard.trigger()
 
     def _carry_out(self) -> None:
         while self._orders:
-            self._orders.popleft()()
+            try:
+                self._orders.popleft()()
+            except Exception as error:  # noqa: BLE001  # one order that fails must not take the others along
+                self._failed(f"{self.name}/rclpy", error)
+
+    def _settle(self, goals: list[RosServerGoal], deadline: float) -> None:
+        """Let the executor send the results of goals that were aborted."""
+        for goal in goals:
+            goal.sent.wait(max(0.0, deadline - time.monotonic()))
+        for _ in range(_ROUNDS):
+            done = threading.Event()
+            self._on_executor(done.set)
+            done.wait(max(0.0, deadline - time.monotonic()))
 
     # -- telling ------------------------------------------------------------------------------------------------
 
@@ -350,6 +228,12 @@ class RosNode:
         callbacks = MutuallyExclusiveCallbackGroup()
         return self._keep(RosService(self._node, full, srv_type, callback, self._group(group), callbacks))
 
+    def create_client(self, name: str, srv_type: str, *, group: str = "default") -> RosServiceClient:
+        """A client of a service (not part of the protocol; for tests and tools)."""
+        full, callbacks = resolve(self._namespace, name), MutuallyExclusiveCallbackGroup()
+        client = RosServiceClient(self._node, full, srv_type, self._group(group), callbacks, self._on_executor)
+        return self._keep(client)
+
     def _group(self, name: str) -> Group:
         with self._lock:
             if name not in self._groups:
@@ -369,14 +253,19 @@ class RosNode:
             closing = threading.Thread(target=self._leave, name=f"{self.name}/_leave", daemon=True)
             deadline = time.monotonic() + _CLOSE_S
         atexit.unregister(self.close)
-        workers = [worker for server in self._servers for worker in server.abort_all()]
+        goals = [goal for server in self._servers for goal in server.abort_all()]
+        workers = [goal.worker for goal in goals if goal.worker is not None]
         threads = [*workers, *(group.thread for group in self._groups.values())]
         for group in self._groups.values():
             group.stop()
+        if threading.current_thread() is not self._spinner:
+            self._settle(goals, deadline)
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
-        time.sleep(0.05)  # the executor sends the results of the aborted goals
+        hanging = [thread.name for thread in threads if thread.is_alive() and thread is not threading.current_thread()]
+        if hanging:
+            self._logger.warning("still running after close: %s", ", ".join(hanging))
         self._closed = True
         self._executor.wake()
         try:
