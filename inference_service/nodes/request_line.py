@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Hashable
 from dataclasses import dataclass
 
+from inference_service.core.grouping import shapes
 from inference_service.wire.envelope import Request
+
+ACTIVE_S = 1.0
+"""A session that sent nothing for this long is not waited for."""
+_PLAIN = ""
+_PLAIN_WAITING = 8
 
 
 @dataclass(frozen=True)
@@ -19,42 +27,87 @@ class Waiting:
 
 
 class RequestLine:
-    """Thread-safe. A device without a session (plain form) is told apart by nothing, so each of its requests waits."""
+    """Thread-safe; bounded by ``capacity`` sessions.
+
+    Each session has one place in the line, whatever it sends: a newer request takes the place of the one before.
+    Requests in the plain form tell of no session. They have one place together, where up to eight wait, the oldest
+    first: however many plain devices send, those with a session have their turn.
+    """
 
     def __init__(self, capacity: int = 64) -> None:
         self._capacity = capacity
         self._condition = threading.Condition()
-        self._line: OrderedDict[str, Waiting] = OrderedDict()
+        self._line: OrderedDict[str, deque[Waiting]] = OrderedDict()
+        self._active: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._line)
+        with self._condition:
+            return sum(map(len, self._line.values()))
 
     def put(self, waiting: Waiting) -> Waiting | None:
         """Get in line; returns the request that this one displaced.
 
-        A session keeps its place in the line when it sends a newer request. Where the line is full, the
-        oldest gives way.
+        A session keeps its place in the line when it sends a newer request. Where the line is full, the oldest
+        request of the device with the most sessions in it gives way.
         """
         request = waiting.request
-        key = request.session if request.extended else f"plain:{request.request_id}"
+        key = request.session if request.extended else _PLAIN
         with self._condition:
-            displaced = self._line.get(key)
-            self._line[key] = waiting
-            if displaced is None and len(self._line) > self._capacity:
-                _, displaced = self._line.popitem(last=False)
+            self._active[key] = time.monotonic()
+            place = self._line.setdefault(key, deque())
+            place.append(waiting)
+            displaced = None
+            if len(place) > (_PLAIN_WAITING if key == _PLAIN else 1):
+                displaced = place.popleft()
+            elif len(self._line) > self._capacity:
+                displaced = self._make_room()
             self._condition.notify()
         return displaced
 
-    def take(self, timeout_s: float) -> Waiting | None:
-        """The request that has waited longest, or None after ``timeout_s``."""
+    def _make_room(self) -> Waiting:
+        devices = Counter(place[0].request.device_id for place in self._line.values())
+        most = max(devices.values())
+        key = next(k for k, place in self._line.items() if devices[place[0].request.device_id] == most)
+        return self._line.pop(key)[0]
+
+    def take(self, timeout_s: float, most: int = 1, wait_s: float = 0.0) -> list[Waiting]:
+        """The request that has waited longest and up to ``most - 1`` others of equal shapes; none after ``timeout_s``.
+
+        Where more than one session has sent something lately, up to ``wait_s`` are spent on waiting for the others.
+        """
         with self._condition:
             if not self._line and not self._condition.wait_for(lambda: bool(self._line), timeout_s):
-                return None
-            return self._line.popitem(last=False)[1]
+                return []
+            if wait_s > 0 and most > 1:
+                wanted = min(most, self._active_sessions())
+                self._condition.wait_for(lambda: len(self._line) >= wanted, wait_s)
+            return self._take_alike(most)
+
+    def _active_sessions(self) -> int:
+        now = time.monotonic()
+        self._active = {key: seen for key, seen in self._active.items() if now - seen < ACTIVE_S}
+        return len(self._active)
+
+    def _take_alike(self, most: int) -> list[Waiting]:
+        taken: list[Waiting] = []
+        first: Hashable = None
+        for key in list(self._line):
+            place = self._line[key]
+            own = shapes(place[0].request.batch) if most > 1 else None
+            if taken and own != first:
+                continue
+            first = own
+            taken.append(place.popleft())
+            del self._line[key]
+            if place:  # plain requests that go on waiting, behind those who came meanwhile
+                self._line[key] = place
+            if len(taken) >= most:
+                break
+        return taken
 
     def drain(self) -> list[Waiting]:
         """Everything that still waits, out of the line."""
         with self._condition:
-            rest = list(self._line.values())
+            rest = [waiting for place in self._line.values() for waiting in place]
             self._line.clear()
         return rest

@@ -84,6 +84,23 @@ def ready(asking: Asking) -> None:
     assert wait_until(lambda: asking.cards and asking.cards[-1].state is EngineState.READY, 30.0), asking.cards
 
 
+def held_up(engine: EngineNode) -> tuple[threading.Event, threading.Event]:
+    """Its next pass sets the first event and waits for the second."""
+    started, go_on = threading.Event(), threading.Event()
+    engine_core = engine._host._engine
+    assert engine_core is not None
+    infer_many = engine_core.infer_many
+
+    def slow(requests: Any) -> Any:
+        if requests:
+            started.set()
+            assert go_on.wait(10.0)
+        return infer_many(requests)
+
+    engine_core.infer_many = slow  # type: ignore[method-assign]
+    return started, go_on
+
+
 def request(number: int = 1, **changes: Any) -> Request:
     batch = synthetic_batch(PolicyFolder.load(POLICY).config.input_features)
     fields = {"device_id": "arm", "session": "s1", "sequence": number, "deadline_ms": 5000.0}
@@ -158,22 +175,14 @@ def test_a_malformed_request_is_answered_and_the_next_one_served(asking: Asking,
     assert wait_until(lambda: "bad" in asking.replies)
     assert asking.replies["bad"].status == "malformed"
     assert asking.ask(request(1)).status == "ok"
-    assert engine._failures == 1
+    assert engine._report.malformed == 1
 
 
 def test_a_newer_request_of_the_same_device_takes_its_place(asking: Asking, start: Any) -> None:
     """Invariant: at most the newest waits; the displaced one is told so."""
     engine = start()
     ready(asking)
-    started, go_on = threading.Event(), threading.Event()
-    infer = engine._engine.infer
-
-    def slow(batch: Any, context: Any) -> Any:
-        started.set()
-        assert go_on.wait(10.0)
-        return infer(batch, context)
-
-    engine._engine.infer = slow
+    started, go_on = held_up(engine)
     asking.send(encode_request(request(1), extended=True))
     assert started.wait(10.0)
     for number in (2, 3):
@@ -205,15 +214,7 @@ def test_a_misspelt_device_ends_the_process_with_the_known_ones(
 def test_what_waits_at_shutdown_is_refused(asking: Asking, start: Any) -> None:
     engine = start()
     ready(asking)
-    started, go_on = threading.Event(), threading.Event()
-    infer = engine._engine.infer
-
-    def slow(batch: Any, context: Any) -> Any:
-        started.set()
-        assert go_on.wait(10.0)
-        return infer(batch, context)
-
-    engine._engine.infer = slow
+    started, go_on = held_up(engine)
     asking.send(encode_request(request(1), extended=True))
     assert started.wait(10.0)
     asking.send(encode_request(request(2, session="s2"), extended=True))
