@@ -7,8 +7,9 @@
     inference-service policy parity DIR --device ascend_om --reference torch
                                                                  compare the actions of two backends
 
-Parity is in normalised actions, as the model gives them. ``--observations FILE.npz`` takes recorded ones: one array
-per key, ``observation.images.*`` uint8 (N, H, W, 3), ``observation.state`` (N, D); without, they are random.
+Parity is in normalised actions, as the model gives them; PI0.5 starts from the same noise on both sides.
+``--observations FILE.npz`` takes recorded ones: one array per key, ``observation.images.*`` uint8 (N, H, W, 3),
+``observation.state`` (N, D); without, they are random.
 """
 
 from __future__ import annotations
@@ -16,24 +17,28 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from inference_service.backends import registry
 from inference_service.backends.compiled.adapters import adapter_for
 from inference_service.backends.compiled.sidecar import FILES, ROLES, Bindings, Sidecar, load_sidecar
-from inference_service.core.batch import FeatureType, Float32
 from inference_service.core.engine import PureInferenceEngine
-from inference_service.core.errors import InferenceServiceError, InvalidObservation
+from inference_service.core.errors import InferenceServiceError
 from inference_service.core.files import read_json_object
 from inference_service.core.policy_folder import PolicyFolder
-from inference_service.core.preprocessor import TASK, TensorPreprocessor
+from inference_service.core.preprocessor import TensorPreprocessor
+from inference_service.policy_parity import (
+    Difference,
+    batches_of,
+    chunks_of,
+    random_observations,
+    recorded_observations,
+)
 
 REFERENCES = {"torch": "cpu"}
 """Other names of devices, for ``--reference``."""
@@ -175,7 +180,7 @@ def _opened(folder: PolicyFolder, device: str) -> Iterator[PureInferenceEngine]:
 
 
 def _check(folder: PolicyFolder, arguments: argparse.Namespace) -> int:
-    observation = next(_random_observations(folder, 1, seed=0))
+    observation = next(random_observations(folder, 1, seed=0))
     started = time.perf_counter()
     with _opened(folder, arguments.device) as engine:
         spec = engine.spec
@@ -192,48 +197,16 @@ def _check(folder: PolicyFolder, arguments: argparse.Namespace) -> int:
     return 0
 
 
-@dataclass
-class Difference:
-    """Of chunks from a reference's: largest and mean absolute difference, smallest cosine."""
-
-    largest: float = 0.0
-    total: float = 0.0
-    count: int = 0
-    cosine: float = 1.0
-
-    def add(self, chunk: Float32, reference: Float32) -> None:
-        """Count one pair of chunks, (chunk_size, action_dim)."""
-        wanted, got = reference.astype(np.float64).ravel(), chunk.astype(np.float64).ravel()
-        error = np.abs(got - wanted)
-        self.largest = max(self.largest, float(error.max()))
-        self.total += float(error.sum())
-        self.count += error.size
-        scale = float(np.linalg.norm(wanted) * np.linalg.norm(got))
-        if scale > 0:
-            self.cosine = min(self.cosine, float(wanted @ got) / scale)
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.count
-
-
 def _parity(folder: PolicyFolder, arguments: argparse.Namespace) -> int:
-    reference = REFERENCES.get(arguments.reference, arguments.reference)
-    if folder.config.type != "act" and registry.resolve(reference, folder)[0] == "lerobot":
-        _say(f"NOT OK: '{folder.config.type}' starts from noise, and torch draws other noise than a compiled backend")
-        return 1
     observations = (
-        _recorded_observations(arguments.observations, arguments.count)
+        recorded_observations(arguments.observations, arguments.count)
         if arguments.observations is not None
-        else _random_observations(folder, arguments.count, arguments.seed)
+        else random_observations(folder, arguments.count, arguments.seed)
     )
-    preprocess = TensorPreprocessor(folder)
-    batches = [preprocess(observation).batch for observation in observations]
+    batches = batches_of(folder, observations, arguments.seed)
     # One at a time: a board's memory may not hold two.
-    with _opened(folder, reference) as engine:
-        wanted = [engine.infer(batch).action for batch in batches]
-    with _opened(folder, arguments.device) as engine:
-        got = [engine.infer(batch).action for batch in batches]
+    wanted = chunks_of(folder, REFERENCES.get(arguments.reference, arguments.reference), batches)
+    got = chunks_of(folder, arguments.device, batches)
     difference = Difference()
     for chunk, expected in zip(got, wanted, strict=True):
         difference.add(chunk, expected)
@@ -244,39 +217,3 @@ def _parity(folder: PolicyFolder, arguments: argparse.Namespace) -> int:
     )
     _say(f"{'ok' if agrees else 'NOT OK'}: tolerance {arguments.tolerance:.1e}")
     return 0 if agrees else 1
-
-
-def _random_observations(folder: PolicyFolder, count: int, seed: int) -> Iterator[dict[str, Any]]:
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        observation: dict[str, Any] = {TASK: "pick up the cube"} if folder.config.type != "act" else {}
-        for name, feature in folder.config.input_features.items():
-            if feature.type is FeatureType.VISUAL:
-                channels, height, width = feature.shape
-                observation[name] = rng.integers(0, 256, (height, width, channels), np.uint8)
-            elif feature.type is not FeatureType.LANGUAGE:
-                observation[name] = rng.standard_normal(feature.shape).astype(np.float32)
-        yield observation
-
-
-def _recorded_observations(file: Path, count: int) -> Iterator[dict[str, Any]]:
-    """At most ``count``, evenly over the recording.
-
-    Raises:
-        InvalidObservation: not such a file.
-    """
-    recorded = _arrays(file)
-    lengths = {len(array) for array in recorded.values()}
-    if len(lengths) != 1 or 0 in lengths:
-        raise InvalidObservation(f"{file}: its arrays must have one equal number of rows, found {sorted(lengths)}")
-    rows = lengths.pop()
-    for row in np.unique(np.linspace(0, rows - 1, min(count, rows)).round().astype(int)):
-        yield {name: str(array[row]) if name == TASK else array[row] for name, array in recorded.items()}
-
-
-def _arrays(file: Path) -> Mapping[str, Any]:
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
-        raise InvalidObservation(f"{file}: no .npz of plain arrays ({error}); make it with numpy.savez") from error

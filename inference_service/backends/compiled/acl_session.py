@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -72,12 +72,18 @@ class AclSession:
         raise NotImplementedError
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        with self._serving(inputs):
+            return self._forward(inputs)
+
+    @contextmanager
+    def _serving(self, inputs: Sequence[NDArray[Any]]) -> Iterator[None]:
+        """Inside, ``inputs`` may go to the device, and nobody else's do."""
         with self._lock:
             context = self._living_context()
             if len(inputs) != len(self.inputs):
                 raise InferenceFailed(f"{len(inputs)} inputs were given, expected {len(self.inputs)}")
             context.bind()
-            return self._forward(inputs)
+            yield
 
     def _living_context(self) -> AclContext:
         if self._closed:

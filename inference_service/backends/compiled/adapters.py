@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from inference_service.backends.compiled.images import as_layout, image_tensor, resize
 from inference_service.backends.compiled.matching import arrange
-from inference_service.backends.compiled.session import Layout, TensorSpec
+from inference_service.backends.compiled.session import Guide, Layout, TensorSpec
 from inference_service.core.batch import Batch, Feature, FeatureType, Float32, Value
 from inference_service.core.errors import InferenceFailed, ModelLoadFailed, PolicyFolderError
 from inference_service.core.policy_config import ACTION
 
 if TYPE_CHECKING:
+    from inference_service.core.policy import LeftOver
     from inference_service.core.policy_folder import PolicyFolder
 
 ORDER_KEYS = ("compiled_runtime_input_order", "runtime_input_order", "input_order")
@@ -57,11 +58,19 @@ class Adapter(Protocol):
         """
         ...
 
-    def encode(self, batch: Batch) -> list[NDArray[Any]]:
-        """The runtime's inputs, contiguous, in its order, layouts and dtypes.
+    def encode(self, batch: Batch, seed: int | None = None) -> list[NDArray[Any]]:
+        """The runtime's inputs, contiguous, in its order, layouts and dtypes. ``seed``: of the noise, where there is.
 
         Raises:
             InferenceFailed: the batch lacks an input, or one has another shape.
+        """
+        ...
+
+    def guide(self, left_over: LeftOver) -> Guide | None:
+        """How each denoising step is drawn towards ``left_over``. None: the family does not denoise.
+
+        Raises:
+            InvalidObservation: it is longer or wider than the model's chunk.
         """
         ...
 
@@ -105,12 +114,15 @@ class ACTCompiledAdapter:
                 f"{self.chunk_size} actions of {self.action_dim}"
             )
 
-    def encode(self, batch: Batch) -> list[NDArray[Any]]:
+    def encode(self, batch: Batch, seed: int | None = None) -> list[NDArray[Any]]:
         require(batch, self.order)
         return [
             _encoded(batch[name], spec, self.input_features[name])
             for name, spec in zip(self.order, self._inputs, strict=True)
         ]
+
+    def guide(self, left_over: LeftOver) -> Guide | None:
+        return None
 
     def decode(self, outputs: Sequence[NDArray[Any]]) -> Float32:
         return np.array(outputs[self._output], np.float32).reshape(self.chunk_size, self.action_dim)

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from inference_service.backends.compiled.adapters import FLOATS, require
 from inference_service.backends.compiled.images import as_layout, image_tensor, resize_with_pad
 from inference_service.backends.compiled.matching import arrange
-from inference_service.backends.compiled.session import TensorSpec
+from inference_service.backends.compiled.session import Guide, TensorSpec
 from inference_service.core.batch import Batch, Feature, FeatureType, Float32, Value
-from inference_service.core.errors import InferenceFailed, ModelLoadFailed
+from inference_service.core.errors import InferenceFailed, ModelLoadFailed, PolicyFolderError
+from inference_service.core.rtc import Guidance, PrefixSchedule, RtcSettings
 
 if TYPE_CHECKING:
+    from inference_service.core.policy import LeftOver
     from inference_service.core.policy_folder import PolicyFolder
 
 TOKENS = "observation.language.tokens"
@@ -28,7 +30,11 @@ LANGUAGE_MASK = "observation.language.attention_mask"
 PREFIX_MASK = "prefix_att_2d_masks_4d"
 NOISE = "noise"
 BATCH_NOISE = "_noise"
-"""Key of a batch that gives the noise, float (1, chunk_size, width); without, it is drawn from the seed."""
+"""Key of a batch that gives the noise, float (1, chunk_size, width); without, it is drawn from the request's seed,
+else from the one that the policy was loaded with."""
+
+MAX_ACTION_DIM = 32
+"""Width of the noise where config.json gives none; the robot's own dimensions come first."""
 
 MASKED = -2.3819763e38
 """openpi's additive value of what attention must not see; smaller ones overflow in bfloat16."""
@@ -56,6 +62,7 @@ class PI05CompiledAdapter:
         self.wanted = self._wanted(config.raw)
         self._specs: dict[str, TensorSpec] = {}
         self._noise: NDArray[Any] = np.empty(0)
+        self._rtc = rtc_settings(folder)
 
     def _wanted(self, raw: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
         """As config.json has them. The prefix's length is the artifact's: 0 stands for it."""
@@ -67,7 +74,7 @@ class PI05CompiledAdapter:
             TensorSpec(TOKENS, (1, length), np.dtype(np.int64)),
             TensorSpec(LANGUAGE_MASK, (1, length), np.dtype(np.bool_)),
             TensorSpec(PREFIX_MASK, (1, 1, 0, 0), float32),
-            TensorSpec(NOISE, (1, self.chunk_size, int(raw.get("max_action_dim") or 32)), float32),
+            TensorSpec(NOISE, (1, self.chunk_size, int(raw.get("max_action_dim") or MAX_ACTION_DIM)), float32),
         )
 
     def fit(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -81,8 +88,7 @@ class PI05CompiledAdapter:
         length = self._specs[TOKENS].shape[1]
         language = {name: Feature(name, FeatureType.LANGUAGE, (length,)) for name in (TOKENS, LANGUAGE_MASK)}
         self.input_features = {**self.input_features, **language}
-        noise = np.random.default_rng(self._seed).standard_normal(self._specs[NOISE].shape, np.float32)
-        self._noise = noise.astype(self._specs[NOISE].dtype)
+        self._noise = self._drawn(self._seed)
         _log.info("inputs: %s", ", ".join(f"{i} {name}" for i, name in enumerate(self.order)))
 
     def _check_image(self, spec: TensorSpec) -> None:
@@ -110,10 +116,10 @@ class PI05CompiledAdapter:
         if not fits:
             raise ModelLoadFailed(f"{self._where}: the artifact has {spec}, expected {expected}")
 
-    def encode(self, batch: Batch) -> list[NDArray[Any]]:
+    def encode(self, batch: Batch, seed: int | None = None) -> list[NDArray[Any]]:
         require(batch, self._cameras)
         mask = self._language(batch, LANGUAGE_MASK)
-        made = {TOKENS: self._language(batch, TOKENS), LANGUAGE_MASK: mask, NOISE: self._starting_noise(batch)}
+        made = {TOKENS: self._language(batch, TOKENS), LANGUAGE_MASK: mask, NOISE: self._starting_noise(batch, seed)}
         made[PREFIX_MASK] = prefix_mask(mask, self._specs[PREFIX_MASK].shape[-1])
         return [made[name] if name in made else self._picture(batch[name], name) for name in self.order]
 
@@ -140,13 +146,21 @@ class PI05CompiledAdapter:
             raise InferenceFailed(f"'{key}' holds {value.dtype.name} values that are no {spec.dtype.name}")
         return np.ascontiguousarray(cast)
 
-    def _starting_noise(self, batch: Batch) -> NDArray[Any]:
+    def _starting_noise(self, batch: Batch, seed: int | None) -> NDArray[Any]:
         if BATCH_NOISE not in batch:
-            return self._noise
+            return self._noise if seed is None else self._drawn(seed)
         noise = np.asarray(batch[BATCH_NOISE])
         if noise.shape != self._noise.shape:
             raise InferenceFailed(f"'{BATCH_NOISE}' is {noise.shape}, expected {self._noise.shape}")
         return np.ascontiguousarray(noise, self._noise.dtype)
+
+    def _drawn(self, seed: int) -> NDArray[Any]:
+        spec = self._specs[NOISE]
+        return np.random.default_rng(seed).standard_normal(spec.shape, np.float32).astype(spec.dtype)
+
+    def guide(self, left_over: LeftOver) -> Guide | None:
+        _, steps, width = self._specs[NOISE].shape
+        return Guidance(left_over, (steps, width), self._rtc)
 
     def decode(self, outputs: Sequence[NDArray[Any]]) -> Float32:
         return np.array(outputs[0][0, :, : self.action_dim], np.float32)
@@ -162,3 +176,22 @@ def prefix_mask(language: NDArray[Any], size: int) -> Float32:
     visible[size - language.shape[1] :] = language[0]
     mask = np.where(visible[:, None] & visible[None, :], np.float32(0), np.float32(MASKED))
     return mask[None, None]
+
+
+def rtc_settings(folder: PolicyFolder) -> RtcSettings:
+    """What ``rtc_config`` of config.json says of real-time chunking, LeRobot's defaults where it does not.
+
+    Raises:
+        PolicyFolderError: naming the key.
+    """
+    where = f"{folder.path / 'config.json'}: key 'rtc_config'"
+    raw = folder.config.raw.get("rtc_config") or {}
+    if not isinstance(raw, dict):
+        raise PolicyFolderError(f"{where} must be an object, found {raw!r:.80}")
+    schedule, weight = raw.get("prefix_attention_schedule", "LINEAR"), raw.get("max_guidance_weight", 10.0)
+    if schedule not in list(PrefixSchedule):
+        known = ", ".join(member.value for member in PrefixSchedule)
+        raise PolicyFolderError(f"{where}: prefix_attention_schedule is {schedule!r:.80}, expected one of {known}")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
+        raise PolicyFolderError(f"{where}: max_guidance_weight is {weight!r:.80}, expected a number above 0")
+    return RtcSettings(PrefixSchedule(schedule), float(weight))

@@ -24,10 +24,10 @@ from inference_service.backends.compiled.acl_session import AclSession
 from inference_service.backends.compiled.matching import bind
 from inference_service.backends.compiled.pi05_adapter import NOISE
 from inference_service.backends.compiled.sidecar import Denoising
-from inference_service.core.errors import ModelLoadFailed
+from inference_service.core.errors import InferenceFailed, ModelLoadFailed
 
 if TYPE_CHECKING:
-    from inference_service.backends.compiled.session import TensorSpec
+    from inference_service.backends.compiled.session import Guide, TensorSpec
     from inference_service.backends.compiled.sidecar import Sidecar
 
 DEFAULT_STEPS = 10
@@ -49,6 +49,8 @@ class PI05OMRuntimeSession(AclSession):
         self._denoising = sidecar.denoising or _assumed(sidecar)
         self._times = np.asarray(self._denoising.timesteps or np.linspace(1.0, 0.0, steps + 1), np.float64)
         super().__init__(sidecar, device_id)
+        if self.no_guidance:
+            _log.info("real-time chunking is not to be had: %s", self.no_guidance)
 
     def _load(self, context: AclContext) -> None:
         vlm = self._vlm = AclModel(context, self._sidecar.artifacts["vlm"].path)
@@ -87,14 +89,25 @@ class PI05OMRuntimeSession(AclSession):
         if len(self.outputs) != 1 or (answer.shape, answer.dtype) != (noise.shape, noise.dtype):
             raise ModelLoadFailed(f"{where}: the output {answer} is not like the input {noise}")
 
-    def _forward(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    @property
+    def no_guidance(self) -> str:
+        integrates = self._denoising.model_output == "x_t"
+        return "the action expert makes the Euler step itself; export it to return the velocity" if integrates else ""
+
+    def run_guided(self, inputs: Sequence[NDArray[Any]], guide: Guide) -> list[NDArray[Any]]:
+        if self.no_guidance:
+            raise InferenceFailed(f"{self._expert.path.name} cannot be guided: {self.no_guidance}")
+        with self._serving(inputs):
+            return self._forward(inputs, guide)
+
+    def _forward(self, inputs: Sequence[NDArray[Any]], guide: Guide | None = None) -> list[NDArray[Any]]:
         *prefix, noise = inputs
         for index, array in enumerate(prefix):
             self._vlm.write(index, array)
         self._vlm.execute()
-        return [self._denoise(noise)]
+        return [self._denoise(noise, guide)]
 
-    def _denoise(self, noise: NDArray[Any]) -> NDArray[Any]:
+    def _denoise(self, noise: NDArray[Any], guide: Guide | None) -> NDArray[Any]:
         expert, time, x_t = self._expert, self._linked, self._linked + 1
         dtype = expert.inputs[time].dtype
         integrates = self._denoising.model_output == "x_t"
@@ -109,7 +122,9 @@ class PI05OMRuntimeSession(AclSession):
                 expert.write(x_t, state.astype(noise.dtype))
             expert.execute()
             if not integrates:
-                state += np.float32(later - now) * expert.read(0).astype(np.float32)
+                velocity = expert.read(0).astype(np.float32)
+                velocity = guide(velocity, state, float(now)) if guide is not None else velocity
+                state += np.float32(later - now) * velocity
         return expert.read(0) if integrates else state
 
 

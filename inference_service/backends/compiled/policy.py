@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
+from inference_service.backends.compiled.session import DenoisingSession
 from inference_service.core.batch import Batch, Float32
-from inference_service.core.errors import EngineFault, InferenceFailed, InferenceServiceError
+from inference_service.core.errors import EngineFault, InferenceFailed, InferenceServiceError, InvalidObservation
 from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ class CompiledPolicyWrapper:
             action_dim=adapter.action_dim,
             input_features=adapter.input_features,
             versions=dict(session.versions),
+            supports_rtc=isinstance(session, DenoisingSession) and not session.no_guidance,
         )
 
     @property
@@ -58,11 +62,20 @@ class CompiledPolicyWrapper:
         if self._session is None:
             raise InferenceFailed("this policy was closed")
         try:
-            return self._adapter.decode(self._session.run(self._adapter.encode(batch)))
+            return self._adapter.decode(self._outputs(self._session, batch, context))
         except InferenceServiceError:
             raise
         except Exception as error:
             raise InferenceFailed(f"backend '{self._spec.backend_type}' failed: {error}") from error
+
+    def _outputs(self, session: RuntimeSession, batch: Batch, context: InferenceContext) -> list[NDArray[Any]]:
+        inputs = self._adapter.encode(batch, context.seed)
+        if context.left_over is None:
+            return session.run(inputs)
+        guide = self._adapter.guide(context.left_over)
+        if guide is None or not isinstance(session, DenoisingSession):
+            raise InvalidObservation(f"'{self._spec.policy_type}' does not denoise, and takes no left-over actions")
+        return session.run_guided(inputs, guide)
 
     def recover(self) -> None:
         """See :class:`~inference_service.core.policy.RecoverablePolicy`."""

@@ -7,14 +7,19 @@ mean is an adapter's business (:mod:`.adapters`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference_service.core.batch import Float32
+
 Layout = Literal["NCHW", "NHWC", "plain"]
+Guide = Callable[[Float32, Float32, float], Float32]
+"""The velocity to take in place of ``velocity`` at ``x_t`` and ``time``; :class:`~inference_service.core.rtc.Guidance`
+is one."""
 
 
 @dataclass(frozen=True)
@@ -89,4 +94,22 @@ class RuntimeSession(Protocol):
 
     def close(self) -> None:
         """Release everything. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class DenoisingSession(Protocol):
+    """What a session has beside :class:`RuntimeSession` where it runs a denoising loop."""
+
+    @property
+    def no_guidance(self) -> str:
+        """Why the loop cannot be guided; empty where it can."""
+        ...
+
+    def run_guided(self, inputs: Sequence[NDArray[Any]], guide: Guide) -> list[NDArray[Any]]:
+        """As ``run``, ``guide`` asked at every step.
+
+        Raises:
+            InferenceFailed: also where the loop cannot be guided.
+        """
         ...
