@@ -32,6 +32,9 @@ class RequestLine:
     Each session has one place in the line, whatever it sends: a newer request takes the place of the one before.
     Requests in the plain form tell of no session. They have one place together, where up to eight wait, the oldest
     first: however many plain devices send, those with a session have their turn.
+
+    Turns are kept by counting: who was served least often goes first, among equals who came first (start-time fair
+    queueing, Goyal et al. 1996, with a cost of one a request). So nobody gains by riding along in others' passes.
     """
 
     def __init__(self, capacity: int = 64) -> None:
@@ -39,6 +42,8 @@ class RequestLine:
         self._condition = threading.Condition()
         self._line: OrderedDict[str, deque[Waiting]] = OrderedDict()
         self._active: dict[str, float] = {}
+        self._turns: dict[str, int] = {}
+        self._turn = 0
 
     def __len__(self) -> int:
         with self._condition:
@@ -54,6 +59,8 @@ class RequestLine:
         key = request.session if request.extended else _PLAIN
         with self._condition:
             self._active[key] = time.monotonic()
+            if key not in self._line:
+                self._turns[key] = max(self._turns.get(key, 0), self._turn)
             place = self._line.setdefault(key, deque())
             place.append(waiting)
             displaced = None
@@ -91,18 +98,21 @@ class RequestLine:
     def _take_alike(self, most: int) -> list[Waiting]:
         taken: list[Waiting] = []
         first: Hashable = None
-        for key in list(self._line):
+        for key in sorted(self._line, key=self._turns.__getitem__):
             place = self._line[key]
             own = shapes(place[0].request.batch) if most > 1 else None
             if taken and own != first:
                 continue
-            first = own
+            if not taken:
+                first, self._turn = own, self._turns[key]
             taken.append(place.popleft())
-            del self._line[key]
-            if place:  # plain requests that go on waiting, behind those who came meanwhile
-                self._line[key] = place
+            self._turns[key] += 1
+            if not place:
+                del self._line[key]
             if len(taken) >= most:
                 break
+        # Whoever comes again starts at the present turn, so what is not beyond it need not be kept.
+        self._turns = {k: turn for k, turn in self._turns.items() if k in self._line or turn > self._turn}
         return taken
 
     def drain(self) -> list[Waiting]:
