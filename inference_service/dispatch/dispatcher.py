@@ -159,6 +159,7 @@ class ActionDispatcher:
         """Forget the plan, the request in flight and the latch: nothing is commanded until a new chunk comes."""
         self._plan.clear()
         self._abandon()
+        self._requests.new_episode()
         self._requests.succeeded()
         self._motion.reset()
         self._observed_ns = None
@@ -171,6 +172,7 @@ class ActionDispatcher:
         comes; a latch stays."""
         self._plan.clear()
         self._abandon()
+        self._requests.new_episode()
         self._requests.retry_now()
         self._say("warning", "the clock jumped back: plan forgotten")
 

@@ -50,6 +50,7 @@ class RequestTracker:
         self._backoff = backoff
         self._closed: OrderedDict[str, Match] = OrderedDict()
         self._count = 0
+        self._episode = 0
         self._not_before_ns = 0
         self.in_flight: InferenceRequest | None = None
         self.failures = 0
@@ -60,8 +61,14 @@ class RequestTracker:
 
     def start(self, tick: int, now_ns: int, deadline_ns: int, obs_stamp_ns: int) -> InferenceRequest:
         self._count += 1
-        self.in_flight = InferenceRequest(f"{self._session}-{self._count}", tick, now_ns, deadline_ns, obs_stamp_ns)
+        session = f"{self._session}.{self._episode}" if self._episode else self._session
+        self.in_flight = InferenceRequest(f"{session}-{self._count}", tick, now_ns, deadline_ns, obs_stamp_ns)
         return self.in_flight
+
+    def new_episode(self) -> None:
+        """Requests from now on belong to another run of the robot: their ids begin otherwise, by which the device knows
+        to forget what went before."""
+        self._episode += 1
 
     def overdue(self, now_ns: int) -> bool:
         return self.in_flight is not None and now_ns >= self.in_flight.deadline_ns

@@ -22,6 +22,15 @@ def test_one_in_flight_at_a_time_each_with_its_own_name() -> None:
     assert requests.start(4, 12, 62, 1000).request_id == "me-2"
 
 
+def test_a_new_episode_shows_in_the_names_and_late_answers_are_still_known() -> None:
+    requests = tracker()
+    requests.start(0, 0, 60, 0)
+    requests.close(answered=False)
+    requests.new_episode()
+    assert requests.start(1, 10, 70, 0).request_id == "me.1-2"
+    assert requests.match("me-1") is Match.LATE
+
+
 def test_overdue_at_its_deadline() -> None:
     requests = tracker()
     assert not requests.overdue(10**9)

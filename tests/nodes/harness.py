@@ -144,13 +144,15 @@ class Dispatching:
             "/act_inference_node/DispatchInfer", "ibrobot_msgs/action/DispatchInfer"
         )
 
-    def infer(self, timeout_s: float = 15.0, stamp_ns: int | None = None) -> tuple[GoalStatus, Any]:
+    def infer(
+        self, timeout_s: float = 15.0, stamp_ns: int | None = None, inference_id: str = "test"
+    ) -> tuple[GoalStatus, Any]:
         """Status and result of one goal; fails the test when there is no answer in time."""
         assert wait_until(lambda: self._client.server_is_ready), "no action server"
         goal = get_message("ibrobot_msgs/action/DispatchInfer_Goal")(
             obs_timestamp=stamp_message(self.node.now_ns() if stamp_ns is None else stamp_ns),
             prompt="",
-            inference_id="test",
+            inference_id=inference_id,
         )
         done = threading.Event()
         got: list[tuple[GoalStatus, Any]] = []

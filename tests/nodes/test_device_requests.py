@@ -1,0 +1,142 @@
+"""What a configured device puts on the real wire: encodings, session, seed, the rest of the chunk before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference_service.core.batch import AffineImage
+from inference_service.core.resize import resize_bilinear
+from inference_service.nodes.policy_node import PolicyNode, PolicyParameters
+from inference_service.transport import create_node
+from tests.nodes.harness import POLICY, ROBOT, Dispatching, StandInEngine, StandInRobot, wait_until
+
+TOP, WRIST = "observation.images.top", "observation.images.wrist"
+PERIOD_NS = 50_000_000
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def opened(domain_id: int) -> Iterator[list[Any]]:
+    things: list[Any] = []
+    yield things
+    for thing in reversed(things):
+        thing.close()
+
+
+@pytest.fixture
+def dispatching(opened: list[Any]) -> Dispatching:
+    dispatching = Dispatching()
+    robot = StandInRobot()
+    opened.extend([dispatching.node, robot.node])
+    return dispatching
+
+
+@pytest.fixture
+def engine(opened: list[Any]) -> Make:
+    def make(answer: Any = None, **card: Any) -> StandInEngine:
+        engine = StandInEngine(answer or (lambda engine, request: engine.reply(request)), **card)
+        opened.append(engine.node)
+        return engine
+
+    return make
+
+
+@pytest.fixture
+def device(opened: list[Any], tmp_path: Path) -> Make:
+    """A device node of the demo robot, with more in its model's and its inference section."""
+
+    def make(model: str = "", inference: str = "") -> PolicyNode:
+        text = ROBOT.read_text(encoding="utf-8").replace("policies/so101_act_demo", str(POLICY))
+        text = text.replace("      device: auto ", f"{model}      device: auto ", 1)
+        text = text.replace("        request_timeout: 5.0", f"{inference}        request_timeout: 5.0", 1)
+        path = tmp_path / "arm.yaml"
+        path.write_text(text, encoding="utf-8")
+        node = create_node("act_inference_node")
+        opened.append(node)
+        parameters = PolicyParameters(
+            checkpoint=str(POLICY), robot_config_path=str(path), execution_mode="distributed", request_timeout=5.0
+        )
+        opened.append(PolicyNode(node, parameters))
+        return opened[-1]
+
+    return make
+
+
+def ask(dispatching: Dispatching, number: int, episode: str = "0123abcd", **goal: Any) -> None:
+    results: list[Any] = []
+
+    def done() -> bool:
+        results.append(dispatching.infer(inference_id=f"{episode}-{number}", **goal)[1])
+        return bool(results[-1].success)
+
+    assert wait_until(done, 20.0), results[-1].message
+
+
+def test_each_camera_travels_as_the_robot_file_says(engine: Make, device: Make, dispatching: Dispatching) -> None:
+    server = engine()
+    device(inference=f"        encodings: {{{TOP}: 'jpeg:90', default: f16}}\n")
+    ask(dispatching, 1)
+    batch = server.requests[-1].batch
+    assert isinstance(batch[TOP], AffineImage), "a jpeg stays bytes with their affine map"
+    assert isinstance(batch[WRIST], np.ndarray), "halves are the model's floats"
+    np.testing.assert_array_equal(batch[WRIST], batch[WRIST].astype(np.float16))
+
+
+def test_an_engine_that_takes_exact_pictures_alone_gets_those(
+    engine: Make, device: Make, dispatching: Dispatching
+) -> None:
+    server = engine(codecs=("f32", "u8"))
+    device(inference="        encodings: {default: 'jpeg:50'}\n")
+    ask(dispatching, 1)
+    pixels = server.requests[-1].batch[TOP].pixels
+    sent = (np.arange(480 * 640 * 3, dtype=np.uint32) % 251).astype(np.uint8).reshape(480, 640, 3)
+    np.testing.assert_array_equal(pixels, resize_bilinear(sent, 96, 128))
+
+
+def test_the_rest_of_the_chunk_goes_to_an_engine_that_takes_it(
+    engine: Make, device: Make, dispatching: Dispatching
+) -> None:
+    server = engine(supports_rtc=True)
+    device(model="      rtc: {enabled: true, execution_horizon: 12}\n      seed: 7\n")
+    ask(dispatching, 1)
+    stamp_ns = dispatching.node.now_ns()
+    ask(dispatching, 2, stamp_ns=stamp_ns)
+    ask(dispatching, 3, stamp_ns=stamp_ns + 4 * PERIOD_NS)
+    second, third = server.requests[-2:]
+    assert server.requests[0].left_over is None
+    left = third.left_over
+    assert left is not None and left.actions.shape == (46, 6)
+    assert left.execution_horizon == 12 and left.inference_delay >= 1
+    assert {r.seed for r in server.requests} == {7}
+    assert second.session == third.session
+    ask(dispatching, 4, episode="0123abcd.1")
+    assert server.requests[-1].left_over is None and server.requests[-1].session != third.session
+
+
+def test_an_engine_that_does_not_take_it_is_told_nothing(engine: Make, device: Make, dispatching: Dispatching) -> None:
+    server = engine(supports_rtc=False)
+    device(model="      rtc: {enabled: true}\n")
+    ask(dispatching, 1)
+    ask(dispatching, 2)
+    assert all(r.left_over is None and r.seed is None for r in server.requests)
+
+
+def test_another_rate_than_the_policys_is_refused_before_the_first_action(
+    engine: Make, device: Make, dispatching: Dispatching
+) -> None:
+    server = engine(fps=30.0)
+    node = device()
+    messages: list[str] = []
+
+    def refused() -> bool:
+        messages.append(dispatching.infer()[1].message)
+        return "actions a second" in messages[-1]
+
+    assert wait_until(refused), messages[-1]
+    assert messages[-1].startswith("policy_mismatch: ") and "control_frequency: 30" in messages[-1]
+    assert "actions a second" in node._status().message and server.requests == []
