@@ -132,8 +132,8 @@ class Node(Protocol):
     errors: int
     """Exceptions that left callbacks."""
     conflicts: list[str]
-    """Peers that cannot be heard or told apart (another QoS or type on a topic of ours, our node's name): one sentence
-    each, logged once."""
+    """Peers that cannot be heard, told apart or served (another QoS or type on a topic of ours, our node's name, a goal
+    without an id, a cancel for a goal that nobody knows): one sentence each, logged once."""
 
     @property
     def malformed(self) -> int:

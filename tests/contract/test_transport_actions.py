@@ -188,10 +188,11 @@ def test_the_status_topic_tells_each_step_of_a_goal(nodes: Nodes) -> None:
     wait_for(lambda: watching.matched, "the status topic")
     handle = client.send_goal(goal("wait"), outcome)
     wait_for(lambda: GoalStatus.EXECUTING in seen, "the goal to be executing")
-    assert server.goals
+    wait_for(lambda: server.goals, "the goal")
     handle.cancel()
     wait_for(lambda: GoalStatus.CANCELED in seen, "the end")
-    assert seen[-3:] == [GoalStatus.EXECUTING, GoalStatus.CANCELING, GoalStatus.CANCELED]
+    # Only the latest status is kept for a slow reader, so any step between two may be missing.
+    assert seen == sorted(seen)
 
 
 def test_a_server_is_ready_without_blocking_and_no_longer_once_it_closed(nodes: Nodes) -> None:

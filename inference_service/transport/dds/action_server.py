@@ -78,7 +78,9 @@ class DdsActionServer:
         max_concurrent: int,
         errors: ErrorLog,
         now_ns: Callable[[], int],
+        report: Callable[[str], None],
     ) -> None:
+        """``report`` is told of clients that ask for what cannot be meant."""
         self.name = name
         self._types = types = action_types(action_type)
         self._execute = execute
@@ -86,6 +88,7 @@ class DdsActionServer:
         self._max_concurrent = max_concurrent
         self._errors = errors
         self._now_ns = now_ns
+        self._report = report
         self._lock = threading.RLock()
         self._goals: OrderedDict[bytes, _Goal] = OrderedDict()
         self._closed = False
@@ -128,6 +131,7 @@ class DdsActionServer:
     def _admit(self, goal_id: bytes, request: Message) -> _Goal | None:
         """The goal, in the table, or None when it is rejected."""
         if not any(goal_id):  # it would mean every goal in a cancel request
+            self._report(f"{self.name}: a client sends goals without an id: refused")
             return None
         if goal_id in self._goals or self._running() >= self._max_concurrent:
             return None
@@ -167,6 +171,8 @@ class DdsActionServer:
         code = _CANCEL_NONE
         if any(goal_id) and not canceling:
             code = _CANCEL_TERMINATED if goal_id in self._goals else _CANCEL_UNKNOWN_GOAL
+        if code == _CANCEL_UNKNOWN_GOAL:
+            self._report(f"{self.name}: a client cancels goals that are not known here: nothing to cancel")
         infos = [self._info(goal) for goal in canceling]
         self._cancel.reply(
             request, new_message(self._types.cancel_goal.response, return_code=code, goals_canceling=infos)

@@ -91,8 +91,9 @@ class DdsNode:
         self.errors += 1
 
     def _on_conflict(self, text: str) -> None:
-        self.conflicts.append(text)
-        self._logger.warning("%s", text)
+        if text not in self.conflicts:
+            self.conflicts.append(text)
+            self._logger.warning("%s", text)
 
     @property
     def malformed(self) -> int:
@@ -174,6 +175,7 @@ class DdsNode:
             max_concurrent,
             self._error_log,
             self.now_ns,
+            self._on_conflict,
         )
         self._servers.append(server)
         return self._keep(server)

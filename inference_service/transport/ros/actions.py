@@ -104,6 +104,7 @@ class RosActionServer:
         callback_group: Any,
         on_executor: Callable[[Callable[[], object]], None],
         failed: Callable[[str, Exception], None],
+        report: Callable[[str], None],
     ) -> None:
         self.name = name
         self.types = action_types(action_type)
@@ -113,6 +114,7 @@ class RosActionServer:
         self._accept = accept
         self._max_concurrent = max_concurrent
         self._failed = failed
+        self._report = report
         self._lock = threading.Lock()
         self._running: list[RosServerGoal] = []
         self._closed = False
@@ -152,6 +154,10 @@ class RosActionServer:
 
     def _start(self, handle: Any) -> None:
         goal = RosServerGoal(self, handle, from_ros(handle.request, self.types.goal))
+        if not any(goal.goal_id):  # rclpy shows the id only now; it would mean every goal in a cancel request
+            self._report(f"{self.name}: a client sends goals without an id: aborted")
+            goal.end(GoalStatus.ABORTED, None)
+            return
         goal.worker = threading.Thread(target=self._run, args=(goal,), name=f"goal of {self.name}", daemon=True)
         with self._lock:
             self._running.append(goal)

@@ -41,7 +41,8 @@ except ImportError:  # humble
 
 _DEFAULT_QOS = QoS()
 _CLOSE_S = 1.3
-_TWIN_CHECK_S = 2.0
+_LOOK_S = 2.0  # rclpy tells of QoS that does not match, but of nothing else: the graph has to be asked
+_NAMELESS = "_NODE_NAME_UNKNOWN_"  # rmw_dds_common
 _ROUNDS = 3  # a goal's end takes rclpy's executor two steps, its answer to a client one
 
 
@@ -73,6 +74,8 @@ class RosNode:
         self._lock = threading.Lock()
         self._closables: list[Any] = []
         self._servers: list[RosActionServer] = []
+        self._types: dict[str, str] = {}  # of our topics
+        self._nameless: set[tuple[str, str, str]] = set()
         self._orders: deque[Callable[[], object]] = deque()
         self._closing = False
         self._closed = False
@@ -97,7 +100,7 @@ class RosNode:
         self._executor.add_node(self._node)
         self._spinner = threading.Thread(target=self._spin, name=f"{name}/rclpy", daemon=True)
         self._spinner.start()
-        self.create_timer(_TWIN_CHECK_S, self._look_for_twin, group="_graph")
+        self.create_timer(_LOOK_S, self._look_around, group="_graph")
         atexit.register(self.close)
 
     # -- the executor's thread ----------------------------------------------------------------------------------
@@ -150,12 +153,35 @@ class RosNode:
 
     def _on_incompatible_qos(self, topic: str, peer: str, info: Any) -> None:
         policy = qos_policy_name_from_kind(info.last_policy_kind)
+        if policy == "INVALID":  # Cyclone's word for a peer of another type
+            self._group("_graph").post(self._look_around)
+            return
         self._conflict(f"{topic}: a {peer} asks for or offers another {policy} than ours: no message passes")
 
-    def _look_for_twin(self) -> None:
+    def _look_around(self) -> None:
         mine = (self.name, self._namespace)
         if sum(known == mine for known in self._node.get_node_names_and_namespaces()) > 1:
             self._conflict(f"another node is named {resolve(self._namespace, self.name)}: give one another node_name")
+        for topic, msg_type in list(self._types.items()):
+            publishers = self._node.get_publishers_info_by_topic(topic)
+            self._compare(topic, msg_type, "publisher", publishers)
+            self._compare(topic, msg_type, "subscription", self._node.get_subscriptions_info_by_topic(topic))
+
+    def _compare(self, topic: str, msg_type: str, role: str, endpoints: list[Any]) -> None:
+        for one in endpoints:
+            if one.topic_type == msg_type:
+                continue
+            peer = f"{one.node_namespace.rstrip('/')}/{one.node_name}"
+            if one.node_name == _NAMELESS:
+                seen = (topic, role, one.topic_type)
+                if seen not in self._nameless:  # its node may be discovered yet
+                    self._nameless.add(seen)
+                    continue
+                peer = "an unknown process"
+            self._conflict(
+                f"{topic}: a {role} of {peer} is of type {one.topic_type}, ours of {msg_type}: "
+                "they do not hear each other; rename one topic"
+            )
 
     # -- the protocol -------------------------------------------------------------------------------------------
 
@@ -175,6 +201,7 @@ class RosNode:
 
     def create_publisher(self, topic: str, msg_type: str, qos: QoS = _DEFAULT_QOS) -> RosPublisher:
         full = resolve(self._namespace, topic)
+        self._types[full] = msg_type
         events = PublisherEventCallbacks(incompatible_qos=partial(self._on_incompatible_qos, full, "subscription"))
         return self._keep(RosPublisher(self._node, full, msg_type, qos, events))
 
@@ -188,6 +215,7 @@ class RosNode:
         group: str = "default",
     ) -> RosSubscription:
         full = resolve(self._namespace, topic)
+        self._types[full] = msg_type
         events = SubscriptionEventCallbacks(incompatible_qos=partial(self._on_incompatible_qos, full, "publisher"))
         subscription = RosSubscription(
             self._node, full, msg_type, callback, qos, self._group(group), MutuallyExclusiveCallbackGroup(), events,
@@ -209,7 +237,7 @@ class RosNode:
     ) -> RosActionServer:
         server = RosActionServer(
             self._node, resolve(self._namespace, name), action_type, execute, accept, max_concurrent,
-            MutuallyExclusiveCallbackGroup(), self._on_executor, self._failed,
+            MutuallyExclusiveCallbackGroup(), self._on_executor, self._failed, self._conflict,
         )  # fmt: skip
         self._servers.append(server)
         return self._keep(server)

@@ -8,13 +8,15 @@ from __future__ import annotations
 import ctypes as ct
 import threading
 import time
-from collections import deque
 from enum import IntEnum
 from types import SimpleNamespace
+
+from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication, BuiltinTopicDcpsSubscription
 
 from inference_service.core.errors import MalformedMessage
 from inference_service.transport.dds import native
 from inference_service.transport.dds.config import load_config
+from inference_service.transport.dds.discovery import take_discovered
 from inference_service.transport.dds.endpoints import Participant, RawReader
 from inference_service.transport.dds.graph import Graph, Wiring
 from inference_service.transport.dds.idl import message_layout
@@ -103,6 +105,13 @@ class NodeHandle(Destroyable):
             self.participant, "ros_discovery_info", message_layout(PARTICIPANT_INFO), latched, b""
         )
 
+        self._owners = {}
+        self._remotes = {True: {}, False: {}}
+        self._builtin = {
+            True: BuiltinDataReader(self.participant.entity, BuiltinTopicDcpsPublication),
+            False: BuiltinDataReader(self.participant.entity, BuiltinTopicDcpsSubscription),
+        }
+
     def add_reader(self, reader, source):
         with self._lock:
             self._token += 1
@@ -145,14 +154,36 @@ class NodeHandle(Destroyable):
                 continue
             entries = [(str(one.node_name), str(one.node_namespace)) for one in info.node_entities_info_seq]
             self._names[taken.writer] = entries
+            for one in info.node_entities_info_seq:
+                for gid in (*one.reader_gid_seq, *one.writer_gid_seq):
+                    self._owners[bytes(gid.data)] = (str(one.node_name), str(one.node_namespace))
         alive = native.matched_writers(self._discovery.entity)
         self._names = {writer: names for writer, names in self._names.items() if writer in alive}
         return [entry for names in self._names.values() for entry in names]
 
+    def endpoints_info(self, topic, writes):
+        """Endpoints on a topic, of every node: ``rclpy.topic_endpoint_info``."""
+        self.node_names()
+        remotes = self._remotes[writes]
+        for sample in take_discovered(self._builtin[writes], 1000):
+            if sample.qos is None or not sample.sample_info.valid_data:
+                remotes.pop(sample.key.bytes, None)
+            else:
+                remotes[sample.key.bytes] = sample
+        return [_endpoint_info(one, self._owners) for one in remotes.values() if one.topic_name == f"rt{topic}"]
+
     def _destroy(self):
         self.graph.close()
         self._discovery.close()
+        for reader in self._builtin.values():
+            native.delete(reader)
         self.participant.close()
+
+
+def _endpoint_info(sample, owners):
+    name, namespace = owners.get(sample.key.bytes, ("_NODE_NAME_UNKNOWN_", "_NODE_NAMESPACE_UNKNOWN_"))
+    package, kind, _, bare = sample.type_name.split("::")
+    return SimpleNamespace(node_name=name, node_namespace=namespace, topic_type=f"{package}/{kind}/{bare[:-1]}")
 
 
 class Entity(Destroyable):
@@ -167,13 +198,6 @@ class Entity(Destroyable):
     def _destroy(self):
         self.inner.close()
         self.node_handle.__exit__(None, None, None)
-
-
-class Waiting:
-    """The history of one reader between the middleware and the executor: the newest ``depth`` samples."""
-
-    def __init__(self, depth):
-        self.samples = deque(maxlen=depth)
 
 
 class _IncompatibleQos(ct.Structure):

@@ -101,12 +101,23 @@ class Subscription:
         self.handle.destroy_when_not_in_use()
 
 
+class StrictServer(ServiceServer):
+    """A request that does not decode leaves ``spin_once`` as an error, as what the C layer cannot take does."""
+
+    def handle_one(self):
+        before = self.malformed
+        done = super().handle_one()
+        if self.malformed > before:
+            raise RCLError(f"Failed to take request of {self.label}")
+        return done
+
+
 class Service:
     def __init__(self, node, srv_type, srv_name, callback, callback_group, qos_profile):
         self.srv_type, self.srv_name, self.callback = srv_type, srv_name, callback
         self.callback_group = callback_group
         self._types = service_types(srv_type.TYPE)
-        self._server = ServiceServer(node.handle.wiring, node.handle, srv_name, self._types, self._on_request)
+        self._server = StrictServer(node.handle.wiring, node.handle, srv_name, self._types, self._on_request)
         self.handle = Entity(node.handle, self._server)
 
     def _on_request(self, header, request):

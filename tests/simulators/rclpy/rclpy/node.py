@@ -230,6 +230,14 @@ class Node:
         with self.handle:
             return self.handle.node_names()
 
+    def get_publishers_info_by_topic(self, topic_name, no_mangle=False):
+        with self.handle:
+            return self.handle.endpoints_info(self._resolved(topic_name), True)
+
+    def get_subscriptions_info_by_topic(self, topic_name, no_mangle=False):
+        with self.handle:
+            return self.handle.endpoints_info(self._resolved(topic_name), False)
+
     def get_logger(self):
         return SimpleNamespace(name=self._name)
 

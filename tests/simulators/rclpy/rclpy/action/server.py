@@ -8,11 +8,11 @@ import time
 import traceback
 from enum import Enum, IntEnum
 
-from inference_service.transport.dds.services import ServiceServer
 from inference_service.transport.dds.topics import DdsPublisher
 from inference_service.transport.protocol import QoS
 from inference_service.wire.interfaces import action_types
 from rclpy._rclpy_pybind11 import Entity, RCLError
+from rclpy.entities import StrictServer
 from rclpy.interfaces import check_is_action, from_wire, message_class, to_wire
 from rclpy.task import Future, await_or_execute
 
@@ -173,7 +173,7 @@ class ActionServer:
         def on_request(header, request):
             self._node.executor.create_task(handle, header, from_wire(request, types.request))
 
-        return ServiceServer(self._node.handle.wiring, self._node.handle, f"{prefix}/{part}", types, on_request)
+        return StrictServer(self._node.handle.wiring, self._node.handle, f"{prefix}/{part}", types, on_request)
 
     def _reply(self, service, header, response):
         with self.handle:
