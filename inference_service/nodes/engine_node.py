@@ -57,7 +57,7 @@ from inference_service.wire.envelope import (
 
 CARD_PERIOD_S = 0.25
 STATS_PERIOD_S = 5.0
-REQUESTS_DEPTH = 64
+REQUESTS_DEPTH = 256
 """Devices share the subscription's queue: as deep as many of them need who send at the same moment."""
 
 
@@ -164,8 +164,7 @@ class EngineNode:
         sender = request_address(message)
         if sender is not None:
             self._sessions.note(sender.session, sender.device_id)
-            self._sessions.count(sender.device_id, served=False)
-            self._replies.publish(encode_reply(_error_reply(sender, error, self._engine_id), extended=True))
+            self._tell(sender, error)
 
     def _work(self) -> None:
         yield_to_control()
@@ -219,7 +218,7 @@ class EngineNode:
         )
         self._replies.publish(encode_reply(reply, extended=request.extended))
         if request.extended:
-            self._sessions.count(request.device_id, served=True)
+            self._sessions.count_served(request.device_id)
         if self._report.add(inference_ms) == 1:
             self._logger.info("✓ First inference completed: latency=%.1fms", inference_ms)
 
@@ -240,9 +239,12 @@ class EngineNode:
         if not isinstance(error, RequestRejected) and self._report.may_tell_of_refused():
             self._logger.warning("Request %s refused: %s", request.request_id, error)
         if request.extended:
-            self._sessions.count(request.device_id, served=False)
-            sender = Reply(request.request_id, device_id=request.device_id, session=request.session)
-            self._replies.publish(encode_reply(_error_reply(sender, error, self._engine_id), extended=True))
+            self._tell(Reply(request.request_id, device_id=request.device_id, session=request.session), error)
+
+    def _tell(self, sender: Reply, error: InferenceServiceError) -> None:
+        if self._sessions.count_refused(sender.device_id):
+            reply = replace(sender, status=error.wire_name, message=str(error), engine_id=self._engine_id)
+            self._replies.publish(encode_reply(reply, extended=True))
 
     # -- telling ------------------------------------------------------------------------------------------------
 
@@ -316,10 +318,6 @@ class EngineNode:
         if not self._worker.is_alive():
             self._host.close()
         self._diagnostics.close()
-
-
-def _error_reply(sender: Reply, error: InferenceServiceError, engine_id: str) -> Reply:
-    return replace(sender, status=error.wire_name, message=str(error), engine_id=engine_id)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -66,7 +66,8 @@ def device_values(devices: Mapping[str, DeviceCount]) -> dict[str, str]:
     """One line for each of the devices heard of last, for diagnostics."""
     newest = list(devices.items())[-_DEVICES_SHOWN:]
     shown = {
-        f"device {name}": f"received={d.received} served={d.served} refused={d.refused} rate_hz={d.rate_hz:.1f}"
+        f"device {name}": f"received={d.received} served={d.served} refused={d.refused} "
+        f"unanswered={d.unanswered} rate_hz={d.rate_hz:.1f}"
         for name, d in newest
     }
     return {"devices": str(len(devices)), **shown}

@@ -15,19 +15,25 @@ from dataclasses import dataclass
 IDLE_S = 60.0
 """A session that sent nothing for so long is over. It may come back, as one without a history."""
 MAX_SESSIONS = 256
+REFUSALS_PER_S = 100.0
+"""Every device hears every reply, so one that only sends what must be refused is not told more often than this."""
 _RATE_PERIOD_S = 0.5
 
 
 @dataclass
 class DeviceCount:
-    """What came from one device, and what became of it. ``rate_hz``: requests a second, lately."""
+    """What came from one device, and what became of it. ``unanswered``: refused without a word. ``rate_hz``:
+    requests a second, lately."""
 
     received: int = 0
     served: int = 0
     refused: int = 0
+    unanswered: int = 0
     rate_hz: float = 0.0
     _since: float = 0.0
     _received_then: int = 0
+    _words: float = REFUSALS_PER_S
+    _words_at: float = 0.0
 
     def note_received(self, now: float) -> None:
         self.received += 1
@@ -35,6 +41,17 @@ class DeviceCount:
         if elapsed >= _RATE_PERIOD_S:
             self.rate_hz = (self.received - self._received_then) / elapsed if self._since else 0.0
             self._since, self._received_then = now, self.received
+
+    def note_refused(self, now: float) -> bool:
+        """Whether the device may be told (a bucket of a second's worth)."""
+        self.refused += 1
+        self._words = min(REFUSALS_PER_S, self._words + (now - self._words_at) * REFUSALS_PER_S)
+        self._words_at = now
+        if self._words < 1.0:
+            self.unanswered += 1
+            return False
+        self._words -= 1.0
+        return True
 
 
 @dataclass
@@ -77,14 +94,15 @@ class SessionTable:
         if conflict:
             self._on_conflict(device_id)
 
-    def count(self, device_id: str, *, served: bool) -> None:
-        """A request was answered."""
+    def count_served(self, device_id: str) -> None:
+        """A request was answered with an action."""
         with self._lock:
-            device = self._device(device_id)
-            if served:
-                device.served += 1
-            else:
-                device.refused += 1
+            self._device(device_id).served += 1
+
+    def count_refused(self, device_id: str) -> bool:
+        """A request is refused; whether to tell the device."""
+        with self._lock:
+            return self._device(device_id).note_refused(self._clock())
 
     def take_ended(self) -> list[str]:
         """Sessions that are over since this was last asked."""

@@ -13,49 +13,11 @@ import pytest
 
 from inference_service.core.engine import synthetic_batch
 from inference_service.core.policy_folder import PolicyFolder
-from inference_service.nodes.engine_client import CARD_TOPIC, VARIANTS
-from inference_service.nodes.engine_node import EngineNode, EngineParameters, main
-from inference_service.transport import create_node
-from inference_service.transport.protocol import QoS
-from inference_service.wire.envelope import (
-    EngineCard,
-    EngineState,
-    Reply,
-    Request,
-    card_from_status,
-    decode_reply,
-    encode_request,
-)
+from inference_service.nodes.engine_node import EngineNode, main
+from inference_service.wire.envelope import EngineState, encode_request
 from inference_service.wire.variants import to_variants
-from tests.nodes.harness import POLICY, STATUS, wait_until
-
-
-class Asking:
-    """A device by hand: sends requests, keeps replies and cards."""
-
-    def __init__(self) -> None:
-        self.node = create_node("asking")
-        self.replies: dict[str, Reply] = {}
-        self.cards: list[EngineCard] = []
-        self._publisher = self.node.create_publisher("/preprocessed/batch", VARIANTS)
-        self.node.create_subscription("/inference/action", VARIANTS, self._on_reply)
-        self.node.create_subscription(CARD_TOPIC, STATUS, self._on_card, QoS(depth=8, durability="transient_local"))
-
-    def _on_reply(self, message: Any) -> None:
-        reply = decode_reply(message)
-        self.replies[reply.request_id] = reply
-
-    def _on_card(self, message: Any) -> None:
-        self.cards.append(card_from_status(message))
-
-    def send(self, message: Any) -> None:
-        assert wait_until(lambda: self._publisher.matched), "no engine"
-        self._publisher.publish(message)
-
-    def ask(self, request: Request, *, extended: bool = True) -> Reply:
-        self.send(encode_request(request, extended=extended))
-        assert wait_until(lambda: request.request_id in self.replies), "no reply"
-        return self.replies[request.request_id]
+from tests.nodes.engine_rig import Asking, request, start_engine
+from tests.nodes.harness import POLICY, wait_until
 
 
 @pytest.fixture
@@ -70,18 +32,12 @@ def start(domain_id: int) -> Iterator[Any]:
     opened: list[Any] = []
 
     def make(policy: Path = POLICY) -> EngineNode:
-        node = create_node("pure_inference")
-        engine = EngineNode(node, EngineParameters(policy_path=str(policy), device="onnx"))
-        opened.extend([node, engine])
-        return engine
+        opened.extend(start_engine(policy))
+        return opened[-1]
 
     yield make
     for thing in reversed(opened):
         thing.close()
-
-
-def ready(asking: Asking) -> None:
-    assert wait_until(lambda: asking.cards and asking.cards[-1].state is EngineState.READY, 30.0), asking.cards
 
 
 def held_up(engine: EngineNode) -> tuple[threading.Event, threading.Event]:
@@ -101,15 +57,9 @@ def held_up(engine: EngineNode) -> tuple[threading.Event, threading.Event]:
     return started, go_on
 
 
-def request(number: int = 1, **changes: Any) -> Request:
-    batch = synthetic_batch(PolicyFolder.load(POLICY).config.input_features)
-    fields = {"device_id": "arm", "session": "s1", "sequence": number, "deadline_ms": 5000.0}
-    return Request(request_id=f"r{number}", **{"batch": batch, **fields, **changes})
-
-
 def test_it_warms_up_before_it_is_ready(asking: Asking, start: Any) -> None:
     start()
-    ready(asking)
+    asking.wait_for(EngineState.READY)
     states = list(dict.fromkeys(card.state for card in asking.cards))
     assert states == [EngineState.LOADING, EngineState.WARMING_UP, EngineState.READY]
     card = asking.cards[-1]
@@ -124,7 +74,7 @@ def test_it_warms_up_before_it_is_ready(asking: Asking, start: Any) -> None:
 
 def test_both_forms_are_answered_in_kind(asking: Asking, start: Any) -> None:
     start()
-    ready(asking)
+    asking.wait_for(EngineState.READY)
     extended = asking.ask(request(1, fingerprint=asking.cards[-1].fingerprint))
     assert extended.status == "ok" and extended.session == "s1" and extended.device_id == "arm"
     assert set(extended.timing_ms) == {"queue", "decode", "inference", "encode"}
@@ -158,7 +108,7 @@ def test_what_cannot_be_served_is_answered_by_name(
     asking: Asking, start: Any, changes: dict[str, Any], status: str, says: str
 ) -> None:
     start()
-    ready(asking)
+    asking.wait_for(EngineState.READY)
     reply = asking.ask(request(1, **changes))
     assert (reply.status, reply.action) == (status, None)
     assert says in reply.message
@@ -167,7 +117,7 @@ def test_what_cannot_be_served_is_answered_by_name(
 
 def test_a_malformed_request_is_answered_and_the_next_one_served(asking: Asking, start: Any) -> None:
     engine = start()
-    ready(asking)
+    asking.wait_for(EngineState.READY)
     envelope = {"task.request_id": ["bad"], "task.device_id": ["arm"], "task.session": ["s1"]}
     message = to_variants({**envelope, "observation.state": np.zeros((1, 6), np.float32)})
     message.variants[-1].float_32_array.layout.dim[1].size = 2**31
@@ -181,7 +131,7 @@ def test_a_malformed_request_is_answered_and_the_next_one_served(asking: Asking,
 def test_a_newer_request_of_the_same_device_takes_its_place(asking: Asking, start: Any) -> None:
     """Invariant: at most the newest waits; the displaced one is told so."""
     engine = start()
-    ready(asking)
+    asking.wait_for(EngineState.READY)
     started, go_on = held_up(engine)
     asking.send(encode_request(request(1), extended=True))
     assert started.wait(10.0)
@@ -213,7 +163,7 @@ def test_a_misspelt_device_ends_the_process_with_the_known_ones(
 
 def test_what_waits_at_shutdown_is_refused(asking: Asking, start: Any) -> None:
     engine = start()
-    ready(asking)
+    asking.wait_for(EngineState.READY)
     started, go_on = held_up(engine)
     asking.send(encode_request(request(1), extended=True))
     assert started.wait(10.0)

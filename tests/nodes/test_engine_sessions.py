@@ -68,9 +68,21 @@ def test_what_devices_send_is_counted(clocked: Clocked) -> None:
         clocked.table.note("s1", "arm")
         clocked.now += 0.05
     clocked.table.note("t1", "other")
-    clocked.table.count("arm", served=True)
-    clocked.table.count("arm", served=False)
+    clocked.table.count_served("arm")
+    assert clocked.table.count_refused("arm")
     arm = clocked.table.devices()["arm"]
     assert (arm.received, arm.served, arm.refused) == (41, 1, 1)
     assert arm.rate_hz == pytest.approx(20.0, rel=0.1)
     assert list(clocked.table.devices()) == ["other", "arm"]
+
+
+def test_a_device_that_is_refused_all_the_time_is_not_told_each_time(clocked: Clocked) -> None:
+    """Every device hears every reply: a flood of refusals would drown the others' answers."""
+    told = 0
+    for _ in range(10_000):
+        clocked.now += 0.001
+        told += clocked.table.count_refused("bad")
+    assert 900 <= told <= 1200
+    assert clocked.table.count_refused("good")
+    bad = clocked.table.devices()["bad"]
+    assert bad.refused == 10_000 and bad.unanswered == 10_000 - told
