@@ -18,29 +18,59 @@ from inference_service.core.errors import InvalidObservation, MissingObservation
 MAX_PIXELS = 16_000_000
 """A picture larger than this is refused before anything is allocated."""
 
-_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
-_TO_RGB = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0), "mono8": (0, 0, 0)}
+_RGB, _BGR, _GREY = (0, 1, 2), (2, 1, 0), (0, 0, 0)
+_TO_RGB = {
+    "rgb8": (3, _RGB), "bgr8": (3, _BGR), "8uc3": (3, _BGR), "rgba8": (4, _RGB), "bgra8": (4, _BGR),
+    "8uc4": (4, _BGR), "mono8": (1, _GREY), "8uc1": (1, _GREY),
+}  # fmt: skip
+"""Encoding (lower case) to bytes of a pixel and where its R, G and B stand. ``8UCn`` says no order: that of OpenCV."""
+
+_DEPTHS = {"16uc1": ("u2", 10_000.0), "mono16": ("u2", 10_000.0), "32fc1": ("f4", 50.0)}
+"""Encoding of a depth picture to its number type and what becomes 255: 10 m in millimetres, 50 m in metres. The scales
+of IB-Robot's ``tensormsg``, which policies for its depth cameras were trained with."""
 
 
 def decode_image(message: Any, topic: str) -> UInt8:
     """A ``sensor_msgs/msg/Image`` as (H, W, 3) RGB; a view of the message where the layout allows it.
 
+    Depth pictures (``16UC1`` in mm, ``32FC1`` in m) become grey: 0 to 10 m, or 0 to 50 m, as 0 to 255, farther ones
+    255. Where no depth was measured (0, or not finite) it is 0.
+
     Raises:
         InvalidObservation: unknown encoding, or height, width, step and data length do not agree.
     """
     encoding = message.encoding.lower()
-    if encoding not in _CHANNELS:
-        raise InvalidObservation(f"{topic}: encoding {message.encoding!r} is not one of {', '.join(_CHANNELS)}")
-    channels, height, width, step = _CHANNELS[encoding], int(message.height), int(message.width), int(message.step)
-    data = np.asarray(message.data, np.uint8)
-    if not 0 < height * width <= MAX_PIXELS or step < width * channels or data.size != step * height:
-        raise InvalidObservation(
-            f"{topic}: {width}x{height} {encoding} with step {step} does not fit {data.size} bytes of data"
-        )
-    pixels: UInt8 = data.reshape(height, step)[:, : width * channels].reshape(height, width, channels)
+    if encoding in _DEPTHS:
+        return _decode_depth(message, encoding, topic)
+    if encoding not in _TO_RGB:
+        known = ", ".join((*_TO_RGB, *_DEPTHS))
+        raise InvalidObservation(f"{topic}: encoding {message.encoding!r} is not one of {known}")
+    channels, order = _TO_RGB[encoding]
+    pixels: UInt8 = _rows(message, channels, topic).reshape(int(message.height), int(message.width), channels)
     if encoding == "rgb8":
         return pixels
-    return np.ascontiguousarray(pixels[:, :, _TO_RGB[encoding]])
+    return np.ascontiguousarray(pixels[:, :, order])
+
+
+def _rows(message: Any, pixel_bytes: int, topic: str) -> UInt8:
+    """(height, width * pixel_bytes) of the message's data, without the padding at the end of rows."""
+    height, width, step = int(message.height), int(message.width), int(message.step)
+    data = np.asarray(message.data, np.uint8)
+    if not 0 < height * width <= MAX_PIXELS or step < width * pixel_bytes or data.size != step * height:
+        raise InvalidObservation(
+            f"{topic}: {width}x{height} {message.encoding} with step {step} does not fit {data.size} bytes of data"
+        )
+    return data.reshape(height, step)[:, : width * pixel_bytes]
+
+
+def _decode_depth(message: Any, encoding: str, topic: str) -> UInt8:
+    number, full = _DEPTHS[encoding]
+    order = ">" if getattr(message, "is_bigendian", 0) else "<"
+    rows = _rows(message, int(number[1]), topic)
+    depth = np.ascontiguousarray(rows).view(f"{order}{number}").astype(np.float32)
+    depth[~np.isfinite(depth)] = 0
+    grey = np.rint(np.clip(depth, 0, full) * np.float32(255 / full)).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def decode_compressed_image(message: Any, topic: str) -> UInt8:

@@ -45,6 +45,8 @@ def test_rgb8_is_a_view_of_the_message() -> None:
     ("encoding", "data"),
     [
         ("bgr8", RGB[:, :, ::-1]),
+        ("8UC3", RGB[:, :, ::-1]),
+        ("8UC4", np.dstack([RGB[:, :, ::-1], np.full((4, 5), 9, np.uint8)])),
         ("rgba8", np.dstack([RGB, np.full((4, 5), 9, np.uint8)])),
         ("bgra8", np.dstack([RGB[:, :, ::-1], np.full((4, 5), 9, np.uint8)])),
     ],
@@ -53,9 +55,43 @@ def test_encodings_become_rgb(encoding: str, data: np.ndarray) -> None:
     np.testing.assert_array_equal(decode_image(image(data, encoding), "/cam"), RGB)
 
 
-def test_mono8_fills_all_channels() -> None:
-    decoded = decode_image(image(RGB[:, :, 0], "mono8"), "/cam")
+@pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
+def test_one_channel_fills_all(encoding: str) -> None:
+    decoded = decode_image(image(RGB[:, :, 0], encoding), "/cam")
     np.testing.assert_array_equal(decoded, np.repeat(RGB[:, :, :1], 3, axis=2))
+
+
+def _depth(values: np.ndarray, encoding: str, bigendian: int = 0) -> SimpleNamespace:
+    height, width = values.shape
+    data = np.zeros((height, width * values.itemsize + 3), np.uint8)  # rows are padded, to an odd length
+    data[:, :-3] = np.ascontiguousarray(values).view(np.uint8)
+    step = data.shape[1]
+    return SimpleNamespace(
+        height=height, width=width, encoding=encoding, step=step, data=data.reshape(-1), is_bigendian=bigendian
+    )
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "mono16"])
+@pytest.mark.parametrize(("order", "bigendian"), [("<u2", 0), (">u2", 1)])
+def test_depth_in_millimetres_becomes_grey(encoding: str, order: str, bigendian: int) -> None:
+    depth = np.array([[0, 5_000, 10_000], [20_000, 39, 65_535]], order)
+    decoded = decode_image(_depth(depth, encoding, bigendian), "/depth")
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded[:, :, 0], [[0, 128, 255], [255, 1, 255]])
+    np.testing.assert_array_equal(decoded[:, :, 1:], decoded[:, :, :2])
+
+
+def test_depth_in_metres_becomes_grey_and_what_was_not_measured_is_zero() -> None:
+    depth = np.array([[0.0, 25.0, 50.0, 99.0], [np.nan, np.inf, -np.inf, -1.0]], "<f4")
+    decoded = decode_image(_depth(depth, "32FC1"), "/depth")
+    np.testing.assert_array_equal(decoded[:, :, 2], [[0, 128, 255, 255], [0, 0, 0, 0]])
+
+
+def test_a_depth_picture_that_does_not_add_up_is_refused() -> None:
+    message = _depth(np.zeros((2, 3), "<u2"), "16UC1")
+    message.step = 5
+    with pytest.raises(InvalidObservation, match=r"/depth: 3x2 16UC1 with step 5 does not fit 18 bytes"):
+        decode_image(message, "/depth")
 
 
 def test_rows_may_be_padded() -> None:
