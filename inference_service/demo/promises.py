@@ -66,7 +66,11 @@ class Monitor:
 
 
 class ActionAge(Monitor):
-    """P1: when the newest observation behind any chunk is older than the limit, commands only stay or go to zero."""
+    """P1: when the newest observation behind any chunk is older than the limit, commands only stay or go to zero.
+
+    A device that starts again may send its first chunk before the observer is known to it. So a command is judged when
+    the dispatcher has said next how many chunks it took: more than were seen here, and its age is not known.
+    """
 
     promise = "P1"
 
@@ -74,22 +78,41 @@ class ActionAge(Monitor):
         super().__init__(terms)
         self._observed_at: float | None = None
         self._last: dict[str, tuple[float, ...]] = {}
+        self._seen = 0
+        self._taken = 0.0
+        self._suspect = ""
 
     def see(self, event: Event) -> None:
         if isinstance(event, Chunk):
             self._observed_at = event.t - event.stages.get("total", 0.0) / 1e3
+            self._seen += 1
         elif isinstance(event, Command):
             previous = self._last.get(event.topic)
             self._last[event.topic] = event.values
             if previous is not None and previous != event.values and self._observed_at is not None:
                 self._judge(event, previous, event.t - self._observed_at)
+        elif isinstance(event, Health) and event.node == DISPATCHER:
+            self._compare_counts(event.number("inferences"))
+
+    def verdict(self) -> str:
+        return self.breach or self._suspect or super().verdict()
 
     def _judge(self, command: Command, previous: tuple[float, ...], age: float) -> None:
         self.observed = True
         allowed = self.terms.max_action_age_s
         going_to_zero = all(abs(now) <= abs(before) for now, before in zip(command.values, previous, strict=False))
         if age > allowed + self.terms.period_s + ARRIVAL_SLACK_S and not going_to_zero:
-            self.broken(f"a new command on {command.topic} {age:.2f} s after its observation, {allowed:.2f} s allowed")
+            text = f"a new command on {command.topic} {age:.2f} s after its observation, {allowed:.2f} s allowed"
+            self._suspect = self._suspect or text
+
+    def _compare_counts(self, taken: float | None) -> None:
+        if taken is None:
+            return
+        # Fewer than before: a dispatcher that started again, and counts from zero.
+        since = taken - self._taken if taken >= self._taken else taken
+        if self._suspect and since <= self._seen:
+            self.broken(self._suspect)
+        self._suspect, self._seen, self._taken = "", 0, taken
 
 
 class FreshObservations(Monitor):

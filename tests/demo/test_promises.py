@@ -42,6 +42,17 @@ def test_p1_a_new_command_from_an_old_observation() -> None:
     assert "after its observation" in found["P1"]
 
 
+def test_p1_an_unseen_chunk_is_no_breach() -> None:
+    """A device that started again sent its first chunk before the observer knew it; the dispatcher counts it."""
+    before = [*good_run(3), dispatcher(3.0, inferences=3)]
+    old = with_ticks(6.0, 0.5)
+    for counted in (4, 1):  # 1: the dispatcher started again too
+        assert verdicts([*before, *old, dispatcher(6.6, inferences=counted)])["P1"] == KEPT
+    seen = Chunk(6.55, "seen", STAGES)
+    assert "after its observation" in verdicts([*before, *old, seen, dispatcher(6.6, inferences=4)])["P1"]
+    assert "after its observation" in verdicts([*before, *old, dispatcher(6.6, inferences=3)])["P1"]
+
+
 @pytest.mark.parametrize("after", [held(3.0, 4.0), [Command(6.0, TOPIC, (0.0,) * 6)]], ids=["hold", "zeros"])
 def test_p1_holding_and_going_to_zero_are_no_breach(after: list[Event]) -> None:
     assert verdicts([*good_run(3), *after])["P1"] == KEPT
