@@ -41,6 +41,7 @@ USAGE = f"""usage:
   inference-service container ROLE                   what the images run: settings from the environment
   inference-service health [NODE…]                   exit 0 when the nodes of this machine are ready
   inference-service policy inspect|check|parity DIR  look at a policy: what it holds, whether it runs and agrees
+  inference-service evaluate DIR                     let a policy drive the simulated arm, and count its successes
   inference-service version
 
 launch and cloud_inference list their arguments with --show-args."""
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "container": _container,
         "health": _health,
         "policy": _policy,
+        "evaluate": _evaluate,
         "version": _version,
     }
     if command in ("-h", "--help", "help"):
@@ -127,6 +129,12 @@ def _policy(words: list[str]) -> int:
     from inference_service import policy_cli
 
     return policy_cli.main(words)
+
+
+def _evaluate(words: list[str]) -> int:
+    from inference_service.evaluation.main import main as evaluate_main
+
+    return evaluate_main(words)
 
 
 def _version(_words: list[str]) -> int:

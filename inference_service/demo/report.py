@@ -12,6 +12,8 @@ tick_ms               the dispatcher's tick interval: its period, and what it me
 observed_tick_ms      the same on the stream since the first command, as the observer saw it
 machine               the same interval's p99 of a thread that only sleeps, and the cores that others kept busy:
                       where either is high, a late tick shows nothing and P4 is not judged
+cubes                 of the simulated robot's task: cubes ``done`` with (reached, or too slow), and those ``reached``;
+                      null on another robot
 latency_ms            of one inference and its stages; null where a stage never came up
 log_lines             the documented lines: seen or not, or "not applicable" in this mode
 promises              P1 to P10: "kept", "not observed", or the breach
@@ -81,6 +83,7 @@ def _build(r: Recording, facts: RunFacts) -> dict[str, Any]:
         "tick_ms": tick_ms(r),
         "observed_tick_ms": observed_tick_ms(r),
         "machine": machine(r),
+        "cubes": cubes(r),
         "latency_ms": {
             stage: percentiles([c.stages[stage] for c in r.chunks if stage in c.stages]) for stage in STAGES
         },
@@ -119,6 +122,13 @@ def machine(r: Recording) -> dict[str, float | None]:
         "sleeper_p99_ms": round(seen.sleeper_p99_ms, 3) if seen else None,
         "foreign_cores": round(seen.foreign_cores, 2) if seen else None,
     }
+
+
+def cubes(r: Recording) -> dict[str, int] | None:
+    """How often the arm came to the cube, as the simulated robot counts it."""
+    status = r.health.get("sim_robot")
+    done, reached = (status.number(key) if status else None for key in ("cubes", "cubes_reached"))
+    return None if done is None or reached is None else {"done": int(done), "reached": int(reached)}
 
 
 def holds_after_settled(r: Recording) -> int:

@@ -195,6 +195,8 @@ def _conclude(report: dict[str, Any], written: Sequence[Path]) -> int:
         f"latency p50 {latency['p50']} ms, p99 {latency['p99']} ms, "
         f"{report['hold_ticks_after_5s']} hold ticks after 5 s"
     )
+    if report["cubes"] is not None:
+        tell(f"the arm came to {report['cubes']['reached']} of {report['cubes']['done']} cubes")
     machine = report["machine"]
     if report["promises"]["P4"] == NOT_OBSERVED and machine["foreign_cores"] is not None:
         tell(

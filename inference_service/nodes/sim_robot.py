@@ -13,38 +13,40 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from inference_service.core.errors import SafetyError, TransportError
-from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_message
+from inference_service.core.errors import SafetyError
+from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status
 from inference_service.nodes.ros_arguments import ParameterError
-from inference_service.nodes.runtime import NodeParameters, run_node, yield_to_control
+from inference_service.nodes.runtime import NodeParameters, run_node
+from inference_service.nodes.sim_cameras import Camera, CameraSide, Snapshot, header, spread
 from inference_service.sim.faults import Faults
-from inference_service.sim.pictures import FileFormat, RawEncoding, encode_file, encode_raw
-from inference_service.sim.renderer import Renderer, RendererKind, make_renderer
-from inference_service.sim.wiring import CameraWire, CommandWire, Wiring, contract_wiring, default_wiring
+from inference_service.sim.referee import Referee, Score
+from inference_service.sim.renderer import RendererKind
+from inference_service.sim.wiring import CommandWire, Wiring, contract_wiring, default_wiring
 from inference_service.sim.world import SimWorld
-from inference_service.transport.protocol import Message, Node, Publisher, QoS
+from inference_service.transport.protocol import Message, Node
 from inference_service.wire.interfaces import new_message
 from robot_config import load_robot_config
 
 PHYSICS_HZ = 100.0
 STATE_HZ = 50.0
+TASK_HZ = 20.0
 MAX_CATCH_UP_S = 0.1
 """After a longer pause (a stopped process) the world goes on from where it was instead of leaping ahead."""
 SLOW = 0.9
 """A real-time factor below this is a warning."""
 
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 JOINT_STATE = "sensor_msgs/msg/JointState"
 COMMAND = "std_msgs/msg/Float64MultiArray"
 EMPTY = "std_srvs/srv/Empty"
+TASK_TOPIC = "/{node}/task"
+"""Ground truth of the task at TASK_HZ, a Float64MultiArray: seed, seconds since the cube was laid, metres from the
+finger tips to the cube, cubes reached, cubes done with."""
 
 
 class SimRobotParameters(NodeParameters):
@@ -63,6 +65,10 @@ class SimRobotParameters(NodeParameters):
     camera_fps: float | None = Field(default=None, gt=0, le=120)
     image_size: str = ""
     image_encoding: Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "jpeg", "png"] = "rgb8"
+    cube_moves_after_s: float = Field(default=8.0, ge=0)
+    """The cube moves when the finger tips have stayed at it, or after so long, from the first command on; 0: never."""
+    reset_every_s: float = Field(default=0.0, ge=0)
+    """Everything is reset that often, with the next seed each time, from the first command on; 0: never."""
     fault_freeze_camera: str = ""
     """This camera sends the same picture with the same stamp for ever."""
     fault_mute_camera: str = ""
@@ -77,22 +83,13 @@ class SimRobotParameters(NodeParameters):
     """…and end after this long."""
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """The world at a moment of ROS time."""
-
-    stamp_ns: int
-    qpos: NDArray[np.float64]
-    positions: NDArray[np.float64]
-    velocities: NDArray[np.float64]
-
-
 class ArmSide:
     """Physics in real time, joint states out, commands and resets in."""
 
-    def __init__(self, node: Node, world: SimWorld, wiring: Wiring, faults: Faults) -> None:
+    def __init__(self, node: Node, world: SimWorld, wiring: Wiring, faults: Faults, referee: Referee) -> None:
         self._node = node
         self._world = world
+        self._referee = referee
         self._faults = faults
         self._logger = logging.getLogger(node.name)
         self._lock = threading.Lock()
@@ -106,11 +103,13 @@ class ArmSide:
         self.last_refusal = ""
         self.simulated_s = 0.0
         self._states = node.create_publisher(wiring.state_topic, JOINT_STATE)
+        self._task = node.create_publisher(TASK_TOPIC.format(node=node.name), COMMAND)
         for wire in wiring.commands:
             node.create_subscription(wire.topic, COMMAND, self._taker(wire), group="commands")
         node.create_service(f"/{node.name}/reset", EMPTY, self._reset, group="commands")
         node.create_timer(1.0 / PHYSICS_HZ, self._step, group="physics")
         node.create_timer(1.0 / STATE_HZ, self._publish_state, group="physics")
+        node.create_timer(1.0 / TASK_HZ, self._publish_task, group="physics")
 
     @property
     def snapshot(self) -> Snapshot:
@@ -127,22 +126,33 @@ class ArmSide:
         self._last = now
         with self._lock:
             self._world.step(dt)
+            self._referee.step(dt)
             self._snapshot = self._look()
         self.simulated_s += dt
 
     def _publish_state(self) -> None:
         now = self._snapshot
-        header = _header(now.stamp_ns, "")
+        head = header(now.stamp_ns, "")
         names, positions, velocities = self._faults.corrupt(self._names, now.positions, now.velocities)
-        self._states.publish(
-            new_message(JOINT_STATE, header=header, name=names, position=positions, velocity=velocities)
-        )
+        self._states.publish(new_message(JOINT_STATE, header=head, name=names, position=positions, velocity=velocities))
+
+    @property
+    def score(self) -> Score:
+        with self._lock:
+            return self._referee.score
+
+    def _publish_task(self) -> None:
+        if self._task.matched:
+            score = self.score
+            values = [score.seed, score.elapsed_s, score.distance_m, score.reached, score.cubes]
+            self._task.publish(new_message(COMMAND, data=np.array(values, np.float64)))
 
     def _taker(self, wire: CommandWire) -> Callable[[Message], None]:
         def take(message: Message) -> None:
             try:
                 with self._lock:
                     self._world.set_targets(message.data, wire.joints)
+                    self._referee.begin()
             except SafetyError as error:
                 self._refuse(wire.topic, error)
                 return
@@ -167,118 +177,11 @@ class ArmSide:
 
     def _reset(self, _request: Message) -> Message:
         with self._lock:
-            self._world.reset()
+            self._referee.reset()
             cube = self._world.cube_position
             self._snapshot = self._look()
         self._logger.info("World reset: cube at x=%.3f y=%.3f", cube[0], cube[1])
         return new_message(f"{EMPTY}_Response")
-
-
-class Camera:
-    """One camera's topic: turns pictures into messages, and counts them."""
-
-    def __init__(self, node: Node, wire: CameraWire, encoding: str, faults: Faults) -> None:
-        as_file = wire.compressed or encoding in ("jpeg", "png")
-        self.wire = wire
-        self.sent = 0
-        self.due = time.monotonic()
-        self._faults = faults
-        self._raw: RawEncoding | None = None if as_file else encoding  # type: ignore[assignment]
-        self._file: FileFormat = "png" if encoding == "png" else "jpeg"
-        self._kept: Message | None = None
-        topic = wire.topic if wire.compressed or not as_file else f"{wire.topic}/compressed"
-        kind = COMPRESSED_IMAGE if as_file else IMAGE
-        # Reliable serves every subscriber: a best-effort one gets what it asked for all the same.
-        self._publisher: Publisher = node.create_publisher(topic, kind, QoS(depth=2))
-
-    def shoot(self, renderer: Renderer, snapshot: Snapshot) -> None:
-        """Render and publish, if anybody listens.
-
-        Raises:
-            TransportError: a subscriber does not take the picture in time.
-        """
-        if self._faults.mute(self.wire.name) or not self._publisher.matched:
-            return
-        if self._kept is None or not self._faults.frozen(self.wire.name):
-            picture = renderer.render(snapshot.qpos, self.wire.name)
-            self._kept = self._message(picture, _header(snapshot.stamp_ns, self.wire.frame_id))
-        self._publisher.publish(self._kept)
-        self.sent += 1
-
-    def _message(self, picture: NDArray[np.uint8], header: Message) -> Message:
-        if self._raw is None:
-            data = np.frombuffer(encode_file(picture, self._file), np.uint8)
-            return new_message(COMPRESSED_IMAGE, header=header, format=self._file, data=data)
-        pixels = encode_raw(picture, self._raw)
-        height, width, channels = pixels.shape
-        return new_message(
-            IMAGE,
-            header=header,
-            height=height,
-            width=width,
-            encoding=self._raw,
-            step=width * channels,
-            data=pixels.reshape(-1),
-        )
-
-
-class CameraSide:
-    """Renders every camera at its rate on one thread. ``failure`` is set when that thread had to give up."""
-
-    def __init__(
-        self, cameras: Sequence[Camera], world: SimWorld, arm: ArmSide, kind: RendererKind, logger: logging.Logger
-    ) -> None:
-        self.cameras = tuple(cameras)
-        self.renderer_name = ""
-        self.render_s = 0.0
-        self.lost = 0
-        self.failure: str | None = None
-        self._model = world.model
-        self._arm = arm
-        self._kind = kind
-        self._logger = logger
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="cameras", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def _run(self) -> None:
-        yield_to_control()
-        renderers: dict[tuple[int, int], Renderer] = {}
-        try:
-            for size in {camera.wire.size for camera in self.cameras}:
-                renderers[size] = make_renderer(self._kind, self._model, size, warn=self._logger.warning)
-                self.renderer_name = renderers[size].name
-            self._logger.info("Cameras %s on: renderer %s", [c.wire.name for c in self.cameras], self.renderer_name)
-            while not self._closing.is_set():
-                self._next(renderers)
-        except Exception as error:
-            self._logger.exception("Cameras stopped")
-            self.failure = f"cameras stopped: {error}"
-        finally:
-            for renderer in renderers.values():
-                renderer.close()
-
-    def _next(self, renderers: dict[tuple[int, int], Renderer]) -> None:
-        camera = min(self.cameras, key=lambda c: c.due)
-        if self._closing.wait(max(0.0, camera.due - time.monotonic())):
-            return
-        started = time.monotonic()
-        try:
-            camera.shoot(renderers[camera.wire.size], self._arm.snapshot)
-        except TransportError as error:
-            self.lost += 1
-            self._logger.log(logging.WARNING if self.lost == 1 else logging.DEBUG, "Picture lost: %s", error)
-        self.render_s += time.monotonic() - started
-        period = 1.0 / camera.wire.fps
-        camera.due += period * max(1, math.ceil((time.monotonic() - camera.due) / period))
-
-    def close(self) -> None:
-        """Stop the thread; it releases its OpenGL context."""
-        self._closing.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=3.0)
 
 
 class SimRobot:
@@ -298,9 +201,10 @@ class SimRobot:
             for_s=parameters.fault_for_s,
         )
         logger = logging.getLogger(node.name)
-        self._arm = ArmSide(node, world, wiring, faults)
+        referee = Referee(world, parameters.seed, parameters.cube_moves_after_s, parameters.reset_every_s)
+        self._arm = ArmSide(node, world, wiring, faults, referee)
         cameras = [Camera(node, wire, parameters.image_encoding, faults) for wire in wiring.cameras]
-        _spread(cameras)
+        spread(cameras)
         self._cameras = CameraSide(cameras, world, self._arm, parameters.renderer, logger)
         self._marks = self._count()
         self._diagnostics = DiagnosticsPublisher(node, self._collect)
@@ -333,6 +237,8 @@ class SimRobot:
             "renderer": cameras.renderer_name,
             "camera_busy": f"{(self._marks[2] - before[2]) / elapsed:.3f}",
             "lost_pictures": str(cameras.lost),
+            "cubes_reached": str(arm.score.reached),
+            "cubes": str(arm.score.cubes),
             "callback_errors": str(self._node.errors),
         }
         for camera, now, then in zip(cameras.cameras, self._marks[3], before[3], strict=True):
@@ -352,10 +258,6 @@ class SimRobot:
     def close(self) -> None:
         self._diagnostics.close()
         self._cameras.close()
-
-
-def _header(stamp_ns: int, frame_id: str) -> Message:
-    return new_message("std_msgs/msg/Header", stamp=stamp_message(stamp_ns), frame_id=frame_id)
 
 
 def _wiring(parameters: SimRobotParameters) -> Wiring:
@@ -387,12 +289,6 @@ def _size(text: str) -> tuple[int, int] | None:
     if match is None or "0" in match.groups():
         raise ParameterError(f"image_size {text!r}: write HEIGHTxWIDTH in pixels, such as 480x640")
     return int(match[1]), int(match[2])
-
-
-def _spread(cameras: Sequence[Camera]) -> None:
-    """Let the cameras take turns instead of all at once."""
-    for place, camera in enumerate(cameras):
-        camera.due += place / len(cameras) / camera.wire.fps
 
 
 def main(argv: Sequence[str]) -> int:

@@ -21,6 +21,9 @@ CUBE_RADIUS_M = (0.20, 0.25)
 CUBE_BEARING_RAD = (-0.6, 0.6)
 """The cube's bearing seen from the pan axis, 0 straight ahead."""
 
+TIP_BEYOND_GRIP_M = 0.012
+"""The ends of the finger tips lie so far beyond the site ``grip`` along the hand."""
+
 _CUBE_DROP_M = 0.002
 _SETTLE_S = 0.2
 
@@ -98,6 +101,25 @@ class SimWorld:
         """(3,) metres: the point between the finger tips."""
         return np.array(self._data.site("grip").xpos, np.float64)
 
+    @property
+    def tip_position(self) -> Float64:
+        """(3,) metres: the middle of the finger tips' ends."""
+        site = self._data.site("grip")
+        return np.array(site.xpos + TIP_BEYOND_GRIP_M * site.xmat.reshape(3, 3)[:, 0], np.float64)
+
+    @property
+    def cube_top(self) -> Float64:
+        """(3,) metres: the centre of the cube's top face, for a cube that stands."""
+        top = self.cube_position
+        top[2] += self._half_cube
+        return top
+
+    @property
+    def cube_from_hand(self) -> Float64:
+        """(3,) metres: the cube's centre seen from the hand (its x points out of the fingers)."""
+        site = self._data.site("grip")
+        return np.array(site.xmat.reshape(3, 3).T @ (self.cube_position - site.xpos), np.float64)
+
     def reset(self, seed: int | None = None) -> None:
         """Back to ``home`` with the cube at a random place in reach, at rest on the table.
 
@@ -105,13 +127,17 @@ class SimWorld:
         """
         if seed is not None:
             self._rng = np.random.default_rng(seed)
-        radius = self._rng.uniform(*CUBE_RADIUS_M)
-        bearing = self._rng.uniform(*CUBE_BEARING_RAD)
         self._mujoco.mj_resetDataKeyframe(self.model, self._data, self.model.key("home").id)
-        self.place_cube(radius * math.cos(bearing), radius * math.sin(bearing), self._rng.uniform(0.0, math.pi / 2))
+        self.move_cube()
         self._owed_s = 0.0
         self.step(_SETTLE_S)
         self._data.time = 0.0
+
+    def move_cube(self) -> None:
+        """The next random place for the cube, in reach; the arm stays as it is."""
+        radius = self._rng.uniform(*CUBE_RADIUS_M)
+        bearing = self._rng.uniform(*CUBE_BEARING_RAD)
+        self.place_cube(radius * math.cos(bearing), radius * math.sin(bearing), self._rng.uniform(0.0, math.pi / 2))
 
     def place_cube(self, x_m: float, y_m: float, yaw_rad: float = 0.0, z_m: float | None = None) -> None:
         """Put the cube somewhere, at rest; ``z_m`` is its centre (default: just above the table, it drops 2 mm)."""

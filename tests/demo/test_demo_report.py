@@ -41,6 +41,12 @@ def test_holds_count_from_five_seconds_after_the_first_command() -> None:
     assert build_report(record(early), FACTS)["hold_ticks_after_5s"] == 0
 
 
+def test_the_simulated_robot_says_how_many_cubes_were_reached() -> None:
+    seen = [*good_run(3), health(3.0, "sim_robot", cubes=4, cubes_reached=3)]
+    assert build_report(record(seen), FACTS)["cubes"] == {"done": 4, "reached": 3}
+    assert build_report(record(good_run(3)), FACTS)["cubes"] is None, "another robot"
+
+
 def test_a_run_fails_when_nothing_moves_a_process_dies_or_a_promise_breaks() -> None:
     assert build_report(record([]), FACTS)["failures"] == ["no action reached the robot"]
     died = replace(FACTS, died=("pure_inference ended with status 1",))
