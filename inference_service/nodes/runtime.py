@@ -23,6 +23,7 @@ from inference_service.nodes.ros_arguments import ParameterError, parse_argument
 from inference_service.nodes.rosout import RosoutHandler
 from inference_service.transport import create_node
 from inference_service.transport.protocol import Node
+from inference_service.wire.type_description import SERVICE, answer_type_request
 
 EXIT_BAD_PARAMETERS = 2
 EXIT_FAILED = 1
@@ -163,6 +164,8 @@ def _run(node: Node, start: Callable[[Node, P], App], parameters: P, stop: threa
         _report(error)
         return EXIT_BAD_PARAMETERS
     ParameterServices(node, parameters, getattr(app, "changeable", {}))
+    if not node.describes_types:
+        node.create_service(f"{node.name}/get_type_description", SERVICE, answer_type_request, group="parameters")
     # What lives now lives as long as the process: keep the collector from walking it during control ticks.
     gc.collect()
     gc.freeze()

@@ -129,6 +129,8 @@ class Service(Protocol):
 class Node(Protocol):
     name: str
     """Without the leading slash."""
+    describes_types: bool
+    """Whether the transport serves ``~/get_type_description`` itself, as ROS nodes of iron and later do."""
     errors: int
     """Exceptions that left callbacks."""
     conflicts: list[str]

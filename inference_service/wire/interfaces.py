@@ -56,7 +56,7 @@ def _expand(cdr: memoryview) -> list[Any]:
     return cast("list[Any]", message.variants)
 
 
-def new_message(type_name: str, **fields: Any) -> Any:
+def new_message(type_name: str, /, **fields: Any) -> Any:
     """A message with ROS's defaults (zero, empty, false) in every field that ``fields`` does not give."""
     return get_message(type_name)(**{**_store.default(type_name), **fields})
 

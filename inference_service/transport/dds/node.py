@@ -43,6 +43,8 @@ class DdsNode:
     slash are within the node's namespace.
     """
 
+    describes_types = False
+
     def __init__(
         self,
         name: str,

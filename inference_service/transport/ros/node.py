@@ -56,6 +56,8 @@ C = TypeVar("C", bound=_Closable)
 class RosNode:
     """A node with an rclpy context of its own; see :func:`inference_service.transport.create_node`."""
 
+    describes_types = True
+
     def __init__(
         self, name: str, *, domain_id: int | None = None, use_sim_time: bool = False, namespace: str = "/"
     ) -> None:
