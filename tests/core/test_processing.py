@@ -137,6 +137,33 @@ def test_statistics_that_are_not_finite(path: Path, bad: float) -> None:
         build(path)
 
 
+def test_statistics_with_a_range_below_zero(path: Path) -> None:
+    edit_state(path, STATE, {"observation.state.std": np.array([1, 1, -0.5, 1, 1, 1], np.float32)})
+    with pytest.raises(PolicyFolderError, match=rf"{STATE}.*observation\.state\.std.*below 0 at \[2\]; compute"):
+        build(path)
+
+
+def test_a_largest_value_below_the_smallest(tmp_path: Path) -> None:
+    path = make_plain_folder(tmp_path / "policy", norm={"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MIN_MAX"})
+    edit_state(path, POST_STATE, {"action.max": np.full(6, -100, np.float32)})
+    with pytest.raises(PolicyFolderError, match=rf"{POST_STATE}.*'action\.min' and 'action\.max'.*below 0"):
+        build(path)
+
+
+def test_statistics_without_a_range_are_said_and_computed_as_lerobot_does(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit_state(path, STATE, {"observation.state.std": np.array([1, 1, 0, 1, 1, 0], np.float32)})
+    folder = PolicyFolder.load(path)
+    observation = make_observation()
+    state = TensorPreprocessor(folder)(observation).batch["observation.state"]
+    mean = load_file(path / STATE)["observation.state.mean"]
+    assert state[0, 2] == (observation["observation.state"][2] - mean[2]) / np.float32(1e-8)
+    (record,) = caplog.records
+    for word in (STATE, "observation.state.std", "no range at [2, 5]", "Keep it still, or train without it"):
+        assert word in record.getMessage()
+
+
 @pytest.mark.parametrize(
     ("key", "shape"),
     [("observation.state.mean", (7,)), ("observation.state.mean", (1,)), ("observation.images.top.std", (3, 96, 128))],

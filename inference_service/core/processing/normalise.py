@@ -15,6 +15,7 @@ LeRobot leaves a feature alone whose statistics are missing. Here that is an err
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from inference_service.core.policy_config import ACTION, NormMode, parse_feature
 from inference_service.core.processing.step import ProcessorStep, Transition, check_options, register
 from inference_service.core.processor_files import StepEntry
 
+_log = logging.getLogger(__name__)
 Array = NDArray[Any]
 
 STATISTICS = {
@@ -172,7 +174,29 @@ def _require_listed(
 
 def _feature_norm(entry: StepEntry, feature: Feature, mode: NormMode, eps: float) -> FeatureNorm:
     low, high = (_statistic(entry, feature, mode, name) for name in STATISTICS[mode])
+    _check_spread(entry, feature, mode, high if mode is NormMode.MEAN_STD else high - low, eps)
     return FeatureNorm(mode, low, high, eps)
+
+
+def _check_spread(entry: StepEntry, feature: Feature, mode: NormMode, spread: Float32, eps: float) -> None:
+    """Refuse what no dataset gives; say which values the policy has never seen move: LeRobot divides them by ``eps``.
+
+    Raises:
+        PolicyFolderError: a standard deviation below 0, or a largest value below the smallest.
+    """
+    names = " and ".join(f"'{feature.name}.{name}'" for name in STATISTICS[mode])
+    negative, flat = (np.flatnonzero(where).tolist() for where in (spread < 0, spread == 0))
+    if negative:
+        raise PolicyFolderError(
+            f"{entry.state_source}: {names} leave a range below 0 at {negative[:8]}; compute the dataset's statistics "
+            "again and save the processors with them"
+        )
+    if flat and feature.type is not FeatureType.ACTION:
+        _log.warning(
+            "%s: %s have no range at %s: the data never moved there, and the policy of a robot that does is fed the "
+            "difference divided by %g. Keep it still, or train without it",
+            *(entry.state_source, names, flat[:8], eps),
+        )
 
 
 def _statistic(entry: StepEntry, feature: Feature, mode: NormMode, name: str) -> Float32:
