@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,29 @@ import numpy as np
 import pytest
 
 from inference_service.core.batch import AffineImage
+from inference_service.core.errors import InferenceServiceError
+from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.resize import resize_bilinear
+from inference_service.nodes.device_setup import DeviceSetup
 from inference_service.nodes.policy_node import PolicyNode, PolicyParameters
+from inference_service.nodes.policy_runner import RemoteRunner
 from inference_service.transport import create_node
+from robot_config.schema import ControlMode, InferenceConfig
 from tests.nodes.harness import POLICY, ROBOT, Dispatching, StandInEngine, StandInRobot, wait_until
+from tests.policies import make_observation, make_plain_folder
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
 PERIOD_NS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Wire:
+    cloud_inference_topic: str = "/preprocessed/batch"
+    cloud_result_topic: str = "/inference/action"
+    request_timeout: float = 10.0
+    shared_memory: str = ""
+
+
 Make = Callable[..., Any]
 
 
@@ -140,3 +157,40 @@ def test_another_rate_than_the_policys_is_refused_before_the_first_action(
     assert wait_until(refused), messages[-1]
     assert messages[-1].startswith("policy_mismatch: ") and "control_frequency: 30" in messages[-1]
     assert "actions a second" in node._status().message and server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "shape"),
+    [
+        (True, (64, 64), (1, 3, 64, 64)),
+        (False, (64, 64), (1, 3, 96, 128)),
+        (True, None, (1, 3, 96, 128)),
+        (True, (32, 32), (1, 3, 96, 128)),
+    ],
+    ids=["both want it", "the device does not", "the engine does not", "the engine means another size"],
+)
+def test_pictures_are_shrunk_early_where_both_sides_want_it(
+    opened: list[Any], tmp_path: Path, wanted: bool, offered: tuple[int, int] | None, shape: tuple[int, ...]
+) -> None:
+    norm = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
+    folder = PolicyFolder.load(make_plain_folder(tmp_path, type="pi0", image_resolution=[64, 64], norm=norm))
+    node = create_node("act_inference_node")
+    opened.append(node)
+    mode = ControlMode(inference=InferenceConfig(early_resize=wanted))
+    setup = replace(DeviceSetup.without_robot(folder), mode=mode)
+    runner = RemoteRunner(node, setup, Wire(), lambda: None)
+    config = folder.config
+    engine = StandInEngine(
+        lambda engine, request: engine.reply(request, action=None, status="internal", message="enough"),
+        image_size=offered,
+        fingerprint=folder.fingerprint,
+        policy_type="pi0",
+        chunk_size=config.chunk_size,
+        action_dim=config.action_dim,
+        input_features={name: feature.shape for name, feature in config.input_features.items()},
+    )
+    opened.append(engine.node)
+    assert wait_until(lambda: runner.problem() is None), runner.problem()
+    with pytest.raises(InferenceServiceError, match="enough"):
+        runner.run(make_observation(), 0)
+    assert engine.requests[-1].batch[TOP].shape == shape
