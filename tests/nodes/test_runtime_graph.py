@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication, BuiltinTopicDcpsSubscription
+from cyclonedds.core import Policy
 
 from inference_service.nodes.runtime import EXIT_FAILED, NodeParameters, run_node
+from inference_service.transport.dds.discovery import take_discovered
 from inference_service.transport.dds.node import DdsNode
 from inference_service.transport.protocol import QoS
 from inference_service.wire.interfaces import PARTICIPANT_INFO, new_message, type_hash
@@ -123,3 +128,31 @@ def test_the_graph_names_the_node_in_its_namespace(visitor: DdsNode) -> None:
 
     visitor.create_timer(0.02, poll)
     _run_with(visit, "namespace:=/robot_1")
+
+
+def test_no_endpoint_makes_a_peer_of_jazzy_warn(visitor: DdsNode) -> None:
+    """It warns of each endpoint without a valid type hash, and of names that it cannot take apart."""
+    kinds = (BuiltinTopicDcpsPublication, BuiltinTopicDcpsSubscription)
+    readers = [BuiltinDataReader(visitor._participant.entity, kind) for kind in kinds]
+    own = visitor._participant.entity.guid
+    seen: dict[str, bytes] = {}
+
+    def look() -> bool:
+        for reader in readers:
+            for one in take_discovered(reader, 200):
+                if one.qos is not None and one.participant_key != own:
+                    seen[one.topic_name] = one.qos[Policy.Userdata].data if Policy.Userdata in one.qos else b""
+        return "rq/any_node/get_type_descriptionRequest" in seen and "rt/rosout" in seen
+
+    def visit() -> None:
+        assert wait_until(look), seen
+        time.sleep(0.2)
+        look()
+
+    _run_with(visit)
+    told = {name: data for name, data in seen.items() if name != "ros_discovery_info" and name[:4] != "DCPS"}
+    assert len(told) >= 15
+    for name, data in told.items():
+        assert name.startswith(("rt/", "rq/", "rr/"))
+        assert re.search(rb"typehash=RIHS01_[0-9a-f]{64};", data), name
+        assert name.startswith("rt/") or data.startswith(b"serviceid="), name

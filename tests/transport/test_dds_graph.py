@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication
+from cyclonedds.core import Policy
 
+from inference_service.transport.dds import native
 from inference_service.transport.dds.config import load_config
 from inference_service.transport.dds.endpoints import Participant, RawReader, RawWriter, user_data
 from inference_service.transport.dds.graph import TOPIC, encode_participant_info
@@ -124,3 +127,29 @@ def test_one_of_our_nodes_tells_the_size_to_the_others(opened: list[Any]) -> Non
     while follower._graph.gid_size == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert follower._graph.gid_size == 24
+
+
+def test_the_graph_is_written_as_rmw_writes_it(opened: list[Any]) -> None:
+    opened.append(ros := Ros(16))
+    opened.append(_node(gid_size=16))
+    ros.newest()
+    own = ros._participant.entity.guid
+    found = BuiltinDataReader(ros._participant.entity, BuiltinTopicDcpsPublication).take(100)
+    (qos,) = [one.qos for one in found if one.topic_name == TOPIC and one.participant_key != own]
+    assert isinstance(qos[Policy.Reliability], Policy.Reliability.Reliable)
+    assert qos[Policy.Durability] is Policy.Durability.TransientLocal
+    assert qos[Policy.History] == Policy.History.KeepLast(1)
+    assert qos[Policy.DurabilityService].history == Policy.History.KeepLast(1)
+    assert qos[Policy.Userdata].data.startswith(b"typehash=RIHS01_")
+
+
+def test_a_node_that_closes_leaves_the_graph_at_once(opened: list[Any]) -> None:
+    opened.append(ros := Ros(16))
+    opened.append(node := _node(gid_size=16))
+    ros.newest()
+    assert len(native.matched_writers(ros._reader.entity)) == 2  # its own and the node's
+    node.close()
+    deadline = time.monotonic() + 5  # the lease of a node that just dies is 10 s
+    while len(native.matched_writers(ros._reader.entity)) > 1:
+        assert time.monotonic() < deadline, "the node is still there"
+        time.sleep(0.01)
