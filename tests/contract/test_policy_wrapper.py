@@ -6,8 +6,11 @@ the demo policy of this repository; vendors' runtimes are the simulators, whose 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -21,11 +24,12 @@ import pytest
 
 from inference_service.core.batch import AffineImage, Batch, FeatureType, ImageNorm, materialise
 from inference_service.core.engine import PureInferenceEngine
-from inference_service.core.errors import BackendError, ModelLoadFailed
-from inference_service.core.policy import BackendOptions, PolicyWrapper
+from inference_service.core.errors import BackendError, EngineFault, ModelLoadFailed
+from inference_service.core.policy import BackendOptions, InferenceContext, PolicyWrapper, RecoverablePolicy
 from inference_service.core.policy_folder import PolicyFolder
-from tests.simulators.rknnlite.rig import installed
-from tests.simulators.sd3403.rig import SD3403Simulator
+from tests.policies import make_plain_folder
+from tests.simulators.rknnlite.rig import installed, tiny_model
+from tests.simulators.sd3403.rig import SD3403Simulator, stub_model
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "policies" / "so101_act_demo"
@@ -65,15 +69,20 @@ def folder(backend: str, tmp_path_factory: pytest.TempPathFactory, sd3403_worker
         return PolicyFolder.load(DEMO)
     path = tmp_path_factory.mktemp(backend) / "policy"
     shutil.copytree(DEMO, path, ignore=shutil.ignore_patterns("model.*"))
-    name, content = SIDECARS[backend]
-    document = {"schema_version": 1, "policy_type": "act", "backend": backend}
-    (path / name).write_text(json.dumps(document | content))
+    write_sidecar(path, backend)
     artifact = path / BACKENDS[backend][2]
     artifact.parent.mkdir(exist_ok=True)
     artifact.symlink_to(DEMO / "model.onnx")
     if backend == "ascend_om_3403":
         (path / "om" / "worker").symlink_to(sd3403_worker.script)
     return PolicyFolder.load(path)
+
+
+def write_sidecar(path: Path, backend: str) -> None:
+    if backend in SIDECARS:
+        name, content = SIDECARS[backend]
+        document = {"schema_version": 1, "policy_type": "act", "backend": backend}
+        (path / name).write_text(json.dumps(document | content))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -184,6 +193,15 @@ def test_the_same_batch_gives_the_same_chunk_whatever_came_between(policy: Polic
     assert np.array_equal(first, kept), "a chunk that was handed out changed later"
 
 
+def test_another_session_and_seed_are_nothing_to_a_policy_without_memory_and_noise(
+    policy: PolicyWrapper, folder: PolicyFolder
+) -> None:
+    batch = make_batch(folder, 0)
+    chunk = policy.predict_action_chunk(batch)
+    assert policy.spec.n_obs_steps == 1 and not policy.spec.supports_rtc
+    assert np.array_equal(policy.predict_action_chunk(batch, InferenceContext(session="other", seed=7)), chunk)
+
+
 def test_the_batch_is_left_as_it_was(policy: PolicyWrapper, folder: PolicyFolder) -> None:
     writable = {
         name: value if isinstance(value, list) else np.array(materialise(value))
@@ -232,24 +250,97 @@ def test_closing_twice_is_harmless_and_asking_afterwards_is_an_error(
         policy.predict_action_chunk(make_batch(folder, 0))
 
 
-def test_opening_and_closing_leaves_nothing_behind(
-    load: Callable[[PolicyFolder], PolicyWrapper], folder: PolicyFolder
+def small_policy(backend: str, path: Path, simulators: Path) -> PolicyFolder:
+    """A policy of a few kilobytes: what a runtime leaves behind, it leaves whatever the model's size."""
+    if backend == "lerobot":
+        return PolicyFolder.load(small_lerobot_policy(path))
+    make_plain_folder(path, image=(8, 10), chunk_size=4)
+    folder = PolicyFolder.load(path)
+    shapes = {name: (1, *feature.shape) for name, feature in folder.config.input_features.items()}
+    artifact = path / BACKENDS[backend][2]
+    artifact.parent.mkdir(exist_ok=True)
+    if backend == "ascend_om_3403":
+        stub_model(artifact, [int(np.prod(shape)) for shape in shapes.values()], rows=4, width=6)
+        (artifact.parent / "worker").symlink_to(SD3403Simulator(simulators, stub=True).script)
+    else:
+        tiny_model(artifact, shapes)
+    write_sidecar(path, backend)
+    return folder
+
+
+def small_lerobot_policy(path: Path) -> Path:
+    """ACT without pictures, and so without the backbone that is nearly all of it."""
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.act.configuration_act import ACTConfig
+    from lerobot.policies.act.modeling_act import ACTPolicy
+    from lerobot.policies.factory import make_pre_post_processors
+
+    names = {"observation.state": FeatureType.STATE, "observation.environment_state": FeatureType.ENV}
+    config = ACTConfig(
+        input_features={name: PolicyFeature(type=kind, shape=(6,)) for name, kind in names.items()},
+        output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(6,))},
+        chunk_size=4,
+        n_action_steps=4,
+        dim_model=16,
+        n_heads=2,
+        dim_feedforward=16,
+        n_encoder_layers=1,
+        n_vae_encoder_layers=1,
+        device="cpu",
+        push_to_hub=False,
+    )
+    ACTPolicy(config).save_pretrained(path)
+    for pipeline in make_pre_post_processors(config):
+        pipeline.save_pretrained(path)
+    return path
+
+
+def resources() -> tuple[int, int, float]:
+    """Of this process: open files, threads, and megabytes of memory that is its own."""
+    gc.collect()
+    # What was freed goes back to the system, as far as it can.
+    ctypes.CDLL(None).malloc_trim(0)
+    files, threads = (sum(1 for _ in Path(f"/proc/self/{kind}").iterdir()) for kind in ("fd", "task"))
+    resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+    return files, threads, (resident - shared) * resource.getpagesize() / 1e6
+
+
+@pytest.mark.timeout(300)
+def test_opening_and_closing_50_times_leaves_nothing_behind(
+    load: Callable[[PolicyFolder], PolicyWrapper], backend: str, tmp_path: Path
 ) -> None:
+    folder = small_policy(backend, tmp_path / "policy", tmp_path / "simulators")
     batch = make_batch(folder, 0)
 
-    def use() -> tuple[int, int]:
-        policy = load(folder)
-        policy.predict_action_chunk(batch)
-        policy.close()
-        return count("/proc/self/fd"), count("/proc/self/task")
+    def use(times: int) -> tuple[int, int, float]:
+        for _ in range(times):
+            policy = load(folder)
+            policy.predict_action_chunk(batch)
+            policy.close()
+            del policy
+        return resources()
 
-    def count(directory: str) -> int:
-        return sum(1 for _ in Path(directory).iterdir())
-
-    first = use()
-    last = [use() for _ in range(9)][-1]
+    first, last = use(10), use(40)
     assert last[0] <= first[0], "file descriptors grew"
     assert last[1] <= first[1], "threads grew"
+    assert last[2] <= first[2] + 4, "memory grew by more than 100 kB each time"
+
+
+def test_a_runtime_started_again_answers_as_before(
+    load: Callable[[PolicyFolder], PolicyWrapper], folder: PolicyFolder
+) -> None:
+    """Only for backends that can be started again in their process."""
+    policy = load(folder)
+    if not isinstance(policy, RecoverablePolicy):
+        policy.close()
+        pytest.skip("needs a new process")
+    batch = make_batch(folder, 0)
+    chunk = policy.predict_action_chunk(batch)
+    policy.recover()
+    assert np.array_equal(policy.predict_action_chunk(batch), chunk)
+    policy.close()
+    with pytest.raises(EngineFault, match="closed"):
+        policy.recover()
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "cut short"])
