@@ -27,6 +27,7 @@ from inference_service.core.errors import (
 from inference_service.core.policy import NO_CONTEXT, InferenceContext
 from inference_service.nodes.device_encodings import Encodings
 from inference_service.nodes.device_handshake import Handshake
+from inference_service.nodes.device_memory import DeviceMemory
 from inference_service.transport.protocol import Message, Node, QoS
 from inference_service.wire.envelope import (
     CARD_NAME,
@@ -39,6 +40,7 @@ from inference_service.wire.envelope import (
     decode_reply,
     encode_request,
 )
+from inference_service.wire.shared_memory import SharedRing
 
 CARD_TOPIC = "/inference/engine"
 CARD_LOST_S = 0.75
@@ -77,11 +79,13 @@ class EngineClient:
         request_topic: str,
         result_topic: str,
         on_engine_change: Callable[[], None] = lambda: None,
+        shared_memory: str = "",
     ) -> None:
         self._node = node
         self._logger = logging.getLogger(node.name)
         self._handshake = handshake
         self.encodings = encodings
+        self._memory = DeviceMemory(shared_memory, self._logger)
         self._on_change = on_engine_change
         self._device_id = node.name + "@" + uuid.uuid4().hex[:8]
         self._session = uuid.uuid4().hex[:16]
@@ -139,11 +143,11 @@ class EngineClient:
         started = time.monotonic()
         request = self._request(batch, prompt, obs_stamp_ns, timeout_s, context)
         pending = _Pending(card.engine_id if card else "", request.session)
-        codecs = self.encodings.choose(batch, card.codecs) if card else {}
+        ring = self._memory.ring(card)
         with self._lock:
             self._pending[request.request_id] = pending
         try:
-            self._publisher.publish(encode_request(request, extended=card is not None, codecs=codecs))
+            self._publisher.publish(self._encode(request, card, ring))
             if not pending.done.wait(max(0.0, started + timeout_s - time.monotonic())):
                 raise RequestTimeout(f"no reply from the engine within {timeout_s:g} s")
         finally:
@@ -151,7 +155,24 @@ class EngineClient:
                 del self._pending[request.request_id]
         if pending.reply is None:
             raise EngineUnavailable(pending.lost)
-        return self._answer(pending.reply, (time.monotonic() - started) * 1e3)
+        try:
+            return self._answer(pending.reply, (time.monotonic() - started) * 1e3)
+        except MalformedMessage as error:
+            if ring is not None:
+                self._memory.give_up(error)
+            raise
+
+    def _encode(self, request: Request, card: EngineCard | None, ring: SharedRing | None) -> Message:
+        codecs = self.encodings.choose(request.batch, card.codecs) if card else {}
+        try:
+            return encode_request(request, extended=card is not None, codecs=codecs, ring=ring)
+        except OSError as error:
+            self._memory.give_up(error)
+            return encode_request(request, extended=card is not None, codecs=codecs)
+
+    def close(self) -> None:
+        """Give the shared memory back; the node owns the endpoints."""
+        self._memory.close()
 
     def _answer(self, reply: Reply, round_trip_ms: float) -> EngineAnswer:
         if reply.status != "ok":

@@ -54,10 +54,11 @@ from inference_service.wire.envelope import (
     encode_reply,
     request_address,
 )
+from inference_service.wire.shared_memory import DEFAULT_DIRECTORY, EngineMemory
 
 CARD_PERIOD_S = 0.25
 STATS_PERIOD_S = 5.0
-REQUESTS_DEPTH = 256
+REQUESTS_DEPTH = 64
 """Devices share the subscription's queue: as deep as many of them need who send at the same moment."""
 
 
@@ -67,6 +68,7 @@ class EngineParameters(NodeParameters):
     ``batch_max``: how many devices' requests one pass may answer, where the backend can (1 switches it off).
     ``batch_wait_ms``: how long a request may wait for those of other devices; one that is alone never waits.
     ``serve_policy_files``: whether devices may fetch the policy's small files from here.
+    ``shared_memory``: directory through which devices that see it too send their pictures; empty: none do.
     """
 
     node_name: str = "pure_inference"
@@ -78,6 +80,7 @@ class EngineParameters(NodeParameters):
     batch_max: int = Field(default=8, ge=1, le=256)
     batch_wait_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
     serve_policy_files: bool = True
+    shared_memory: str = str(DEFAULT_DIRECTORY)
 
 
 class EngineNode:
@@ -94,6 +97,7 @@ class EngineNode:
         self._line = RequestLine()
         self._sessions = SessionTable(self._on_conflict)
         self._report = EngineReport()
+        self._memory = EngineMemory(parameters.shared_memory)
         self.failure: str | None = None
         self._replies = node.create_publisher(parameters.output_topic, VARIANTS)
         self._cards = node.create_publisher(
@@ -140,7 +144,7 @@ class EngineNode:
     def _on_request(self, message: Message) -> None:
         received = time.perf_counter()
         try:
-            request = decode_request(message)
+            request = decode_request(message, shared=self._memory.reader)
         except MalformedMessage as error:
             self._on_malformed(message, error)
             return
@@ -289,6 +293,7 @@ class EngineNode:
             max_batch=self._batch_max,
             image_size=spec.image_size if spec else None,
             versions=dict(spec.versions) if spec else {},
+            shared_memory=self._memory.token,
         )
 
     def _publish_card(self) -> None:
@@ -317,6 +322,7 @@ class EngineNode:
         self._worker.join(timeout=5.0)
         if not self._worker.is_alive():
             self._host.close()
+        self._memory.close()
         self._diagnostics.close()
 
 

@@ -31,6 +31,7 @@ from inference_service.nodes.policy_runner import LocalRunner, RemoteRunner, Run
 from inference_service.nodes.runtime import App, NodeParameters, monotonic_ms, run_node
 from inference_service.transport.protocol import GoalStatus, Message, Node, ServerGoal
 from inference_service.wire.interfaces import get_message
+from inference_service.wire.shared_memory import DEFAULT_DIRECTORY
 from inference_service.wire.variants import to_variants
 from robot_config import load_robot_config
 
@@ -42,7 +43,8 @@ STAGES = ("total", "sample", "preprocess", "wire", "queue", "decode", "inference
 
 class PolicyParameters(NodeParameters):
     """``checkpoint`` is the policy directory, or ``engine://``: then the engine is asked for its files, and given
-    ``fetch_timeout`` seconds. An empty ``control_mode`` takes the YAML's default."""
+    ``fetch_timeout`` seconds. An empty ``control_mode`` takes the YAML's default. ``shared_memory``: directory through
+    which pictures go to an engine that sees it too; empty: never."""
 
     node_name: str = "act_inference_node"
     checkpoint: str
@@ -55,6 +57,7 @@ class PolicyParameters(NodeParameters):
     cloud_inference_topic: str = "/preprocessed/batch"
     cloud_result_topic: str = "/inference/action"
     threads: int = 0
+    shared_memory: str = str(DEFAULT_DIRECTORY)
     fetch_timeout: float = Field(default=120.0, gt=0, allow_inf_nan=False)
 
 

@@ -128,6 +128,8 @@ class WireParameters(Protocol):
     def cloud_result_topic(self) -> str: ...
     @property
     def request_timeout(self) -> float: ...
+    @property
+    def shared_memory(self) -> str: ...
 
 
 class RemoteRunner:
@@ -150,6 +152,7 @@ class RemoteRunner:
             parameters.cloud_inference_topic,
             parameters.cloud_result_topic,
             on_change,
+            parameters.shared_memory,
         )
 
     def set_timeout(self, seconds: float) -> None:
@@ -198,4 +201,4 @@ class RemoteRunner:
         return {f"dropped_{kind}": str(n) for kind, n in self._client.dropped.items()}
 
     def close(self) -> None:
-        """Nothing to release: the node owns the endpoints."""
+        self._client.close()

@@ -248,6 +248,23 @@ class _Buffers:
         return buffer[:]
 
 
+class EngineMemory:
+    """An engine's side: ``token`` for its card, ``reader`` for its requests. ``directory`` empty, or not there:
+    no token and no reader, nothing is shared."""
+
+    def __init__(self, directory: str) -> None:
+        self._beacon = Beacon(Path(directory)) if directory else None
+        self.token = self._beacon.token if self._beacon else ""
+        self.reader = SharedReader(Path(directory)) if self.token else None
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._beacon is not None:
+            self._beacon.close()
+        if self.reader is not None:
+            self.reader.close()
+
+
 def _parse(text: str, bounds: Bounds) -> SharedTensor:
     try:
         fields = json.loads(text)
