@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from inference_service.core.errors import PolicyFolderError, UnsupportedStep
+from inference_service.core.files import check, read_json_object
 from inference_service.core.fingerprint import fingerprint
 from inference_service.core.legacy import is_legacy, legacy_processors, write_without_statistics
 from inference_service.core.policy_config import PolicyConfig, read_config
@@ -21,6 +23,7 @@ from inference_service.core.processor_files import ProcessorFile, read_processor
 CONFIG = "config.json"
 PREPROCESSOR = "policy_preprocessor.json"
 POSTPROCESSOR = "policy_postprocessor.json"
+TRAINING = "train_config.json"
 WEIGHTS = "model.safetensors"
 
 
@@ -59,6 +62,27 @@ class PolicyFolder:
     def fingerprint(self) -> str:
         """64 hex digits, equal where this policy would compute the same; see :mod:`.fingerprint`."""
         return fingerprint(self.config.raw, self.preprocessor, self.postprocessor)
+
+    @cached_property
+    def fps(self) -> float | None:
+        """Actions a second of the data that the policy was trained on, where LeRobot's ``train_config.json`` lies
+        beside it and says so; None otherwise.
+
+        Raises:
+            PolicyFolderError: that file is corrupt, or its rate is none.
+        """
+        path = self.path / TRAINING
+        if not path.exists():
+            return None
+        training = read_json_object(path)
+        for section in ("env", "dataset"):
+            rate = check(training.get(section) or {}, dict, f"{path}: key '{section}'").get("fps")
+            if rate is None:
+                continue
+            if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+                raise PolicyFolderError(f"{path}: key '{section}.fps' must be a rate above 0, found {rate!r:.40}")
+            return float(rate)
+        return None
 
     @cached_property
     def pipelines(self) -> tuple[Pipeline, Pipeline]:

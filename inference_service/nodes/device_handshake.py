@@ -71,7 +71,7 @@ class Handshake:
             Row("chunk_size", str(config.chunk_size), str(card.chunk_size), same),
         ]
         if card.fps is not None and self.rate_hz is not None:
-            rows.append(_rate(self.rate_hz, card.fps, self.rate_place))
+            rows.append(rate_row(self.rate_hz, card.fps, f"{self.rate_place}: write {card.fps:g}"))
         return rows
 
 
@@ -105,9 +105,10 @@ def _shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _rate(here: float, there: float, place: str) -> Row:
+def rate_row(here: float, there: float, place: str) -> Row:
+    """Actions a second: as the policy was trained and as they are executed, in whichever order the table has."""
     close = abs(here - there) <= RATE_TOLERANCE * there
-    advice = f"{place or 'executor.control_frequency'}: {there:g}, the rate that the policy was trained at"
+    advice = f"{place}: one action of the policy lasts as long as one of its training data"
     return Row("actions a second", f"{there if close else here:g}", f"{there:g}", advice)
 
 

@@ -90,7 +90,7 @@ class Continuity:
             self._say_once("rtc.enabled, but the policy on this engine takes no left-over actions: without")
         elif self._rtc.enabled and chunk is not None:
             left_over = self._left_over(chunk, stamp_ns, prepared)
-        return InferenceContext(session, self._seed, left_over)
+        return InferenceContext(session, self._seed, left_over, stamp_ns)
 
     def remember(
         self, session: str, stamp_ns: int, normalised: Float32, absolute: Float32, round_trip_ms: float

@@ -13,7 +13,7 @@ from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.reanchor import Reanchor
 from inference_service.nodes.device_encodings import Encodings
 from inference_service.nodes.device_files import SCHEME
-from inference_service.nodes.device_handshake import Handshake, Row, side_by_side
+from inference_service.nodes.device_handshake import Handshake, Row, rate_row, side_by_side
 from inference_service.nodes.device_rtc import Continuity
 from robot_config import ObservationSpec, RobotConfig
 from robot_config.contract import PICTURES
@@ -45,7 +45,7 @@ class DeviceSetup:
         mode = robot.control_mode(control_mode) if robot.control_modes else ControlMode()
         model = robot.models.get(mode.inference.model or "")
         specs = robot.contract.select(folder.config.input_features)
-        problem = _misfit(folder, robot, model, specs)
+        problem = _misfit(folder, robot, mode, model, specs)
         if problem is not None:
             raise PolicyMismatch(problem)
         return cls(folder, robot, mode, model, specs)
@@ -60,12 +60,11 @@ class DeviceSetup:
         return self.mode.inference.early_resize
 
     def handshake(self) -> Handshake:
-        executor = self.mode.executor
         return Handshake(
             self.folder,
-            executor.control_frequency,
+            self.mode.executor.control_frequency if self.robot.control_modes else None,
             f"{self.model.where('path')}: path" if self.model else "",
-            f"{executor.where('control_frequency')}: control_frequency",
+            _rate_place(self.mode),
         )
 
     def encodings(self, logger: logging.Logger) -> Encodings:
@@ -84,16 +83,26 @@ class DeviceSetup:
 
 
 def _misfit(
-    folder: PolicyFolder, robot: RobotConfig, model: ModelConfig | None, specs: Sequence[ObservationSpec]
+    folder: PolicyFolder,
+    robot: RobotConfig,
+    mode: ControlMode,
+    model: ModelConfig | None,
+    specs: Sequence[ObservationSpec],
 ) -> str | None:
     config = folder.config
     typed = model if _in_effect(folder, robot, model) else None
     rows = [*_type_row(config, typed), *_input_rows(config.input_features, robot, specs), *_action_rows(config, robot)]
+    if folder.fps is not None and robot.control_modes:
+        rows.append(rate_row(folder.fps, mode.executor.control_frequency, f"{_rate_place(mode)}: write {folder.fps:g}"))
     if not any(row.differs for row in rows):
         return None
     table = side_by_side(rows, "policy", "robot")
     advice = dict.fromkeys(row.advice for row in rows if row.differs)
     return "\n".join([f"{folder.path} does not fit robot {robot.name!r}:", *table, *advice])
+
+
+def _rate_place(mode: ControlMode) -> str:
+    return f"{mode.executor.where('control_frequency')}: control_frequency"
 
 
 def _in_effect(folder: PolicyFolder, robot: RobotConfig, model: ModelConfig | None) -> bool:

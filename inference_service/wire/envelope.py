@@ -98,7 +98,7 @@ class Request:
     @property
     def context(self) -> InferenceContext:
         """What a policy is told beside the batch."""
-        return InferenceContext(self.session, self.seed, self.left_over)
+        return InferenceContext(self.session, self.seed, self.left_over, self.obs_stamp_ns or None)
 
 
 @dataclass(frozen=True, eq=False)

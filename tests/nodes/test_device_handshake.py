@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from inference_service.core.errors import PolicyMismatch
+from inference_service.core.errors import PolicyFolderError, PolicyMismatch
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.nodes.device_handshake import Handshake
 from inference_service.nodes.device_setup import DeviceSetup
@@ -107,7 +109,7 @@ def test_another_output_is_refused(handshake: Handshake, card: EngineCard, chang
 def test_another_rate_names_the_line_of_the_control_frequency(handshake: Handshake, card: EngineCard) -> None:
     found = lines(handshake.problem(replace(card, fps=30.0)))
     assert "≠ actions a second 20 30" in found
-    assert found[-1] == "arm.yaml:20: control_frequency: 30, the rate that the policy was trained at"
+    assert found[-1].startswith("arm.yaml:20: control_frequency: write 30: one action of the policy")
 
 
 # -- the robot's file against the policy, on the device alone ----------------------------------------------------------
@@ -182,3 +184,21 @@ def test_the_type_of_a_model_that_the_launch_replaced_does_not_count(folder: Pol
 def test_a_camera_that_the_robot_does_not_have(folder: PolicyFolder, changed: Write) -> None:
     path = changed(("key: observation.images.wrist", "key: observation.images.rist"))
     assert "change `key: observation.images.rist` to `key: observation.images.wrist`" in refusal(folder, path)
+
+
+@pytest.mark.parametrize("training", [{"dataset": {"fps": 30}}, {"env": {"fps": 30.0}, "dataset": {"repo_id": "x"}}])
+def test_another_rate_than_the_trainings(folder: PolicyFolder, changed: Write, tmp_path: Path, training: Any) -> None:
+    copy = shutil.copytree(folder.path, tmp_path / "policy")
+    (copy / "train_config.json").write_text(json.dumps(training))
+    path = changed()
+    found = lines(refusal(PolicyFolder.load(copy), path))
+    assert "≠ actions a second 30 20" in found
+    assert found[-1].startswith(f"{path}:{line_of(path, 'control_frequency:')}: control_frequency: write 30")
+
+
+@pytest.mark.parametrize("text", ['{"env": {"fps": 0}}', '{"dataset": {"fps": "fast"}}', "{"])
+def test_a_training_configuration_that_cannot_be_read(folder: PolicyFolder, tmp_path: Path, text: str) -> None:
+    copy = shutil.copytree(folder.path, tmp_path / "policy")
+    (copy / "train_config.json").write_text(text)
+    with pytest.raises(PolicyFolderError, match=r"train_config\.json"):
+        _ = PolicyFolder.load(copy).fps

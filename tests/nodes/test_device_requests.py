@@ -155,7 +155,7 @@ def test_another_rate_than_the_policys_is_refused_before_the_first_action(
         return "actions a second" in messages[-1]
 
     assert wait_until(refused), messages[-1]
-    assert messages[-1].startswith("policy_mismatch: ") and "control_frequency: 30" in messages[-1]
+    assert messages[-1].startswith("policy_mismatch: ") and "control_frequency: write 30" in messages[-1]
     assert "actions a second" in node._status().message and server.requests == []
 
 
