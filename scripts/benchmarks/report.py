@@ -1,0 +1,55 @@
+"""The results for people: a page of Markdown and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.options import PARTS
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Tables, goals and notes, part by part."""
+    lines = [f"`{result['command']}` on:", ""]
+    lines += [f"- {key}: {value}" for key, value in result["machine"].items()]
+    goals = [goal for part in result["parts"].values() for goal in part.get("goals", [])]
+    if goals:
+        lines += ["", "### Goals", "", *_table(_goal_rows(goals))]
+    for letter, part in result["parts"].items():
+        lines += ["", f"### ({letter}) {PARTS[letter]}", ""]
+        if "error" in part:
+            lines += [f"Failed: {part['error']}"]
+            continue
+        for title, rows in part["tables"].items():
+            lines += [f"**{title}**", "", *_table(rows), ""]
+        lines += [f"- {note}" for note in part["notes"]]
+    return "\n".join(lines) + "\n"
+
+
+def _goal_rows(goals: list[dict[str, Any]]) -> list[list[str]]:
+    rows = [["goal", "measured", "wanted", ""]]
+    for goal in goals:
+        wanted = f"{'≥' if goal['at_least'] else '≤'} {goal['limit']:g}"
+        rows.append([goal["goal"], f"{goal['value']:.3g}", wanted, "met" if goal["met"] else "missed"])
+    return rows
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    head, *body = rows
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *body)]
+
+
+def write_plots(result: dict[str, Any], out: Path) -> list[str]:
+    """Pictures of what there is, as PNG in ``out``; their names."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from benchmarks import plots
+
+    written = []
+    for letter, draw in plots.DRAWINGS.items():
+        part = result["parts"].get(letter, {})
+        if "data" in part:
+            written += draw(part["data"], out)
+    return written
