@@ -23,6 +23,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any, Literal, cast, get_args
 
@@ -79,12 +80,18 @@ class Encoding:
 
     def to_json(self) -> str:
         """One JSON object; floats read back bit for bit."""
-        fields: dict[str, Any] = {"key": self.key, "codec": self.codec, "shape": self.shape}
-        if self.codec in _IMAGE_CODECS:
-            fields.update(norm=self.norm.kind, offset=self.norm.offset, scale=self.norm.scale)
-        if self.codec == "jpeg":
-            fields["bytes"] = self.size
-        return json.dumps(fields, allow_nan=False)
+        return _to_json(self)
+
+
+# Cached, as is reading it: what a camera's pictures are like is the same from one request to the next.
+@lru_cache(maxsize=128)
+def _to_json(encoding: Encoding) -> str:
+    fields: dict[str, Any] = {"key": encoding.key, "codec": encoding.codec, "shape": encoding.shape}
+    if encoding.codec in _IMAGE_CODECS:
+        fields.update(norm=encoding.norm.kind, offset=encoding.norm.offset, scale=encoding.norm.scale)
+    if encoding.codec == "jpeg":
+        fields["bytes"] = encoding.size
+    return json.dumps(fields, allow_nan=False)
 
 
 def encode(key: str, value: Value, codec: Codec | None = None) -> tuple[Entry, Encoding | None]:
@@ -163,6 +170,7 @@ def parse_encodings(objects: list[str], bounds: Bounds) -> list[Encoding]:
     return encodings
 
 
+@lru_cache(maxsize=128)
 def _parse_object(text: str, bounds: Bounds) -> Encoding:
     try:
         fields = json.loads(text, parse_constant=_no_constant)
