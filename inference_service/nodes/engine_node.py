@@ -58,7 +58,7 @@ from inference_service.wire.shared_memory import DEFAULT_DIRECTORY, EngineMemory
 
 CARD_PERIOD_S = 0.25
 STATS_PERIOD_S = 5.0
-REQUESTS_DEPTH = 64
+REQUESTS_DEPTH = 256
 """Devices share the subscription's queue: as deep as many of them need who send at the same moment."""
 
 
@@ -292,6 +292,7 @@ class EngineNode:
             supports_rtc=spec.supports_rtc if spec else False,
             max_batch=self._batch_max,
             image_size=spec.image_size if spec else None,
+            fps=_fps(config.raw.get("fps")),
             versions=dict(spec.versions) if spec else {},
             shared_memory=self._memory.token,
         )
@@ -324,6 +325,13 @@ class EngineNode:
             self._host.close()
         self._memory.close()
         self._diagnostics.close()
+
+
+def _fps(value: object) -> float | None:
+    """LeRobot's families do not keep the rate in their config.json; who adds it there has it on the card."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf"):
+        return float(value)
+    return None
 
 
 def main(argv: Sequence[str]) -> int:

@@ -18,18 +18,20 @@ MAX_SESSIONS = 256
 REFUSALS_PER_S = 100.0
 """Every device hears every reply, so one that only sends what must be refused is not told more often than this."""
 _RATE_PERIOD_S = 0.5
+_RETURNS = 3
 
 
 @dataclass
 class DeviceCount:
     """What came from one device, and what became of it. ``unanswered``: refused without a word. ``rate_hz``:
-    requests a second, lately."""
+    requests a second, lately. ``returns``: how often a session came back that a newer one had replaced."""
 
     received: int = 0
     served: int = 0
     refused: int = 0
     unanswered: int = 0
     rate_hz: float = 0.0
+    returns: int = 0
     _since: float = 0.0
     _received_then: int = 0
     _words: float = REFUSALS_PER_S
@@ -82,9 +84,7 @@ class SessionTable:
         now = self._clock()
         with self._lock:
             self._device(device_id).note_received(now)
-            conflict = self._replaced.get(session) == device_id and device_id not in self._shared
-            if conflict:
-                self._shared.add(device_id)
+            conflict = self._comes_back(session, device_id)
             if session not in self._sessions and device_id not in self._shared:
                 self._end([key for key, s in self._sessions.items() if s.device_id == device_id], replaced=True)
             self._sessions[session] = _Session(device_id, now)
@@ -117,6 +117,18 @@ class SessionTable:
         """By device id; those heard of last, last. At most ``MAX_SESSIONS``."""
         with self._lock:
             return dict(self._devices)
+
+    def _comes_back(self, session: str, device_id: str) -> bool:
+        """Whether it is clear by now that a session that was taken for ended is not: once may be a request that was
+        on its way when the device began anew."""
+        if session in self._sessions or self._replaced.get(session) != device_id or device_id in self._shared:
+            return False
+        device = self._device(device_id)
+        device.returns += 1
+        if device.returns < _RETURNS:
+            return False
+        self._shared.add(device_id)
+        return True
 
     def _device(self, device_id: str) -> DeviceCount:
         device = self._devices.setdefault(device_id, DeviceCount())

@@ -19,8 +19,8 @@ from inference_service.core.batch import AffineImage, Batch
 from inference_service.core.policy import BackendOptions
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.wire.envelope import encode_request
+from tests.nodes.engine_rig import Asking, ready, request
 from tests.nodes.harness import POLICY, ROOT, wait_until
-from tests.nodes.test_engine_node import Asking, ready, request
 from tests.simulators.rknnlite.rig import LIBRARY, RKNNSimulator
 from tests.simulators.sd3403.rig import SD3403Simulator, install
 

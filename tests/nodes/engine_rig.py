@@ -111,3 +111,7 @@ def start_engine(policy: Path = POLICY, **parameters: Any) -> tuple[Any, EngineN
     """An engine's node and the engine on it; close them in reverse order."""
     node = create_node("pure_inference")
     return node, EngineNode(node, EngineParameters(policy_path=str(policy), **{"device": "onnx", **parameters}))
+
+
+def ready(asking: Asking) -> None:
+    asking.wait_for(EngineState.READY)

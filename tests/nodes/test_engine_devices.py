@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,10 +15,12 @@ from inference_service.core.batch import AffineImage
 from inference_service.core.policy import LeftOver
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.nodes import engine_node
+from inference_service.nodes.engine_client import VARIANTS
 from inference_service.nodes.engine_node import EngineNode
 from inference_service.transport import create_node
 from inference_service.transport.protocol import QoS
 from inference_service.wire.envelope import EngineState, Request, encode_request
+from inference_service.wire.interfaces import serialize
 from inference_service.wire.policy_files import POLICY_TOPIC, SUBSCRIPTION_DEPTH, PolicyAssembler, PolicyFiles
 from inference_service.wire.variants import VARIANTS_LIST, to_variants
 from tests.nodes.engine_rig import Asking, ToldPolicy, request, start_engine
@@ -183,7 +186,7 @@ def test_a_device_that_sends_rubbish_fast_does_not_starve_another(asking: Asking
     own = encode_request(of("f"), extended=True, codecs={"observation.images.top": "u8"})
 
     def send() -> None:
-        while not stop.wait(0.002):
+        while not stop.wait(0.004):
             flood.send(rubbish)
             flood.send(own)
 
@@ -200,6 +203,29 @@ def test_a_device_that_sends_rubbish_fast_does_not_starve_another(asking: Asking
     devices = engine._sessions.devices()
     assert devices["device of s1"].served == 20 and devices["device of s1"].refused == 0
     assert devices["flood"].refused > 5 and devices["flood"].rate_hz > 0
+
+
+def test_no_device_is_served_less_than_another(asking: Asking, start: Start) -> None:
+    """Five send more than the engine has time for, one of them six times as much as the others."""
+    policy = ToldPolicy(max_batch=2)
+    policy.act = lambda batch: time.sleep(0.03)
+    engine = start(policy)
+    asking.wait_for(EngineState.READY)
+    codecs = {"observation.images.top": "u8", "observation.images.wrist": "u8"}
+    requests = [encode_request(of(f"s{n}"), extended=True, codecs=codecs) for n in range(5)]
+    messages = [bytes(serialize(message, VARIANTS)) for message in requests]
+    publishers = [asking.node.create_publisher("/preprocessed/batch", VARIANTS) for _ in messages]
+    assert wait_until(lambda: all(publisher.matched for publisher in publishers))
+    deadline = time.monotonic() + 30.0
+    while engine._report.count < 60 and time.monotonic() < deadline:
+        for publisher, message in zip(publishers, messages, strict=True):
+            publisher.publish_serialized(message)
+            publishers[0].publish_serialized(messages[0])
+        time.sleep(0.02)
+    served = {name: device.served for name, device in engine._sessions.devices().items()}
+    assert len(served) == 5 and min(served.values()) >= 0.67 * max(served.values()), served
+    received = {name: device.received for name, device in engine._sessions.devices().items()}
+    assert received["device of s0"] > 4 * received["device of s1"]
 
 
 def test_the_policy_s_pixels_are_the_message_s(asking: Asking, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

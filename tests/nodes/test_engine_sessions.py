@@ -49,11 +49,22 @@ def test_two_devices_of_one_name_do_not_end_each_other_s_sessions(clocked: Clock
     clocked.table.note("s1", "arm")
     clocked.table.note("s2", "arm")
     assert clocked.later(0.0) == ["s1"], "looks like a restart"
+    for session in ("s1", "s2"):
+        clocked.table.note(session, "arm")
+        assert clocked.conflicts == [] and len(clocked.later(0.0)) == 1
     for _ in range(3):
         clocked.table.note("s1", "arm")
         clocked.table.note("s2", "arm")
         assert clocked.later(0.1) == []
     assert clocked.conflicts == ["arm"]
+
+
+def test_a_late_request_of_the_session_before_is_no_conflict(clocked: Clocked) -> None:
+    for session in ("s1", "s2", "s1", "s2", "s2"):
+        clocked.table.note(session, "arm")
+    assert clocked.conflicts == []
+    clocked.table.note("s3", "arm")
+    assert clocked.later(0.0)[-1] == "s2"
 
 
 def test_many_sessions_are_bounded_and_none_is_kept_in_secret(clocked: Clocked) -> None:

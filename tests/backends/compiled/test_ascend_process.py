@@ -21,8 +21,8 @@ from compiled_models import SIMULATORS, make_act
 from inference_service.core.engine import synthetic_batch
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.wire.envelope import EngineState, Request
+from tests.nodes.engine_rig import Asking
 from tests.nodes.harness import wait_until
-from tests.nodes.test_engine_node import Asking
 
 ROOT = Path(__file__).resolve().parents[3]
 
