@@ -172,6 +172,9 @@ def _encode_plain(request: Request) -> Any:
     for key, entry in entries.items():
         if isinstance(entry, list):
             raise MalformedMessage(f"{key!r}: a plain engine fails on lists of strings other than 'task'")
+        if entry.dtype == np.bool_ and entry.ndim == 2 and len(entry) == 1:
+            # A prompt's mask: the plain form's bool array has one axis, so that of the batch is left out.
+            entries[key] = entry[0]
     return to_variants({**entries, **_prompt(request), "task.request_id": [request.request_id]})
 
 
@@ -221,7 +224,7 @@ def decode_request(message: Any, bounds: Bounds = DEFAULT_BOUNDS, shared: Shared
         prompt = prompts[0]
     request_id = one_string(envelope, "task.request_id")
     if "task.session" not in envelope and "task.device_id" not in envelope:
-        return Request(request_id, batch, prompt=prompt)
+        return Request(request_id, {key: _with_batch_axis(entry) for key, entry in batch.items()}, prompt=prompt)
     seed, left_over = decode_context(envelope)
     return Request(
         request_id,
@@ -236,6 +239,12 @@ def decode_request(message: Any, bounds: Bounds = DEFAULT_BOUNDS, shared: Shared
         seed=seed,
         left_over=left_over,
     )
+
+
+def _with_batch_axis(entry: Any) -> Any:
+    """A plain bool array lost its axes on the way; every tensor of a request has a batch axis."""
+    is_flat = isinstance(entry, np.ndarray) and entry.dtype == np.bool_ and entry.ndim == 1
+    return entry[None] if is_flat else entry
 
 
 def _decode_batch(entries: dict[str, Entry], objects: Entry, bounds: Bounds) -> Batch:

@@ -138,13 +138,16 @@ def test_a_task_in_the_batch_is_what_travels():
     assert (back.batch["task"], back.prompt) == (["pick\n"], "pick\n")
 
 
-def test_a_mask_with_a_batch_axis_needs_the_extended_form():
-    batch = {"observation.language.attention_mask": np.array([[True, False]])}
-    request = sample_request(batch=batch)
-    back = decode_request(over_the_wire(encode_request(request, extended=True)))
-    np.testing.assert_array_equal(back.batch["observation.language.attention_mask"], [[True, False]], strict=True)
-    with pytest.raises(MalformedMessage, match="attention_mask"):
-        encode_request(request, extended=False)
+@pytest.mark.parametrize("extended", [True, False])
+def test_a_mask_keeps_its_batch_axis(extended: bool):
+    """The plain form's arrays of bool have one axis: that of the batch is left out, and put back."""
+    mask = "observation.language.attention_mask"
+    message = over_the_wire(encode_request(sample_request(batch={mask: np.array([[True, False]])}), extended=extended))
+    np.testing.assert_array_equal(decode_request(message).batch[mask], [[True, False]], strict=True)
+    two_rows = sample_request(batch={mask: np.ones((2, 2), np.bool_)})
+    if not extended:
+        with pytest.raises(MalformedMessage, match="attention_mask"):
+            encode_request(two_rows, extended=False)
 
 
 @pytest.mark.parametrize(
