@@ -19,6 +19,8 @@ from benchmarks.measure import Goal, Run
 from benchmarks.processes import Node, Worker
 from inference_service.demo.isolation import PREFERRED, domain_in_use
 
+IMPORT_S = 90.0
+
 
 @dataclass(frozen=True)
 class Result:
@@ -122,11 +124,20 @@ class Bench:
         python = sys.executable if module == "tcp" else self.peer_python
         return self.worker(f"peers.{module}", config, environment, python=python, **more)
 
-    def pair(self, module: str, config: Mapping[str, Any], **more: Any) -> tuple[Worker, Worker]:
-        """Server and client of a peer on loopback; the client's ``ready`` is still to be read."""
-        server = self.peer(module, {"role": "server", "host": "127.0.0.1", **config}, **more)
-        port = server.ready()["port"]
-        return server, self.peer(module, {"role": "client", "host": "127.0.0.1", "port": port, **config}, **more)
+    def clients(self, peers: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Worker]:
+        """A server and a client on loopback for each of ``peers`` (module, configuration), ready to measure."""
+        local = {"host": "127.0.0.1"}
+        # All together: what they take is the import of torch.
+        servers = {
+            name: self.peer(module, {"role": "server", **local, **config}) for name, (module, config) in peers.items()
+        }
+        clients = {}
+        for name, (module, config) in peers.items():
+            port = servers[name].ready(IMPORT_S)["port"]
+            clients[name] = self.peer(module, {"role": "client", "port": port, **local, **config})
+        for client in clients.values():
+            client.ready(IMPORT_S)
+        return clients
 
 
 def mode_of(worker: Worker, mode: str = "") -> Run:

@@ -13,7 +13,6 @@ from typing import Any
 from benchmarks.bench import Bench, Result, constant, mode_of
 from benchmarks.folders import CHUNK, STATE_DIM, picture_bytes
 from benchmarks.measure import Goal, Run, Series, interleave, ratio
-from benchmarks.processes import Worker
 from inference_service.wire.shared_memory import DEFAULT_DIRECTORY
 
 FULL_SIZE = (480, 640)
@@ -120,23 +119,20 @@ def _floors(bench: Bench, size: Size) -> dict[str, Run]:
     bench.worker("echo", {"role": "server", **bytes_each_way}, environment).ready()
     echo = bench.worker("echo", {"role": "client", **bytes_each_way}, environment)
     echo.ready()
-    _, tcp = bench.pair("tcp", bytes_each_way)
-    tcp.ready()
+    tcp = bench.clients({"tcp": ("tcp", bytes_each_way)})["tcp"]
     return {"dds": mode_of(echo), "tcp": mode_of(tcp)}
 
 
 def _peers(bench: Bench, size: Size, complete: bool) -> dict[str, Run]:
-    folder = {"folder": str(bench.folder(size.height, size.width))}
-    clients: dict[str, Worker] = {
-        "websocket": bench.pair("websocket", size.config)[1],
-        "lerobot": bench.pair("lerobot_async", {**size.config, **folder, "floor_s": 0.0})[1],
+    lerobot = {"folder": str(bench.folder(size.height, size.width)), **size.config}
+    peers: dict[str, tuple[str, dict[str, Any]]] = {
+        "websocket": ("websocket", size.config),
+        "lerobot": ("lerobot_async", {**lerobot, "floor_s": 0.0}),
     }
     if complete:
-        clients["websocket float32"] = bench.pair("websocket", {**size.config, "dtype": "float32"})[1]
-        clients["lerobot as shipped"] = bench.pair("lerobot_async", {**size.config, **folder, "floor_s": None})[1]
-    for client in clients.values():
-        client.ready()
-    return {name: mode_of(client) for name, client in clients.items()}
+        peers["websocket float32"] = ("websocket", {**size.config, "dtype": "float32"})
+        peers["lerobot as shipped"] = ("lerobot_async", {**lerobot, "floor_s": None})
+    return {name: mode_of(client) for name, client in bench.clients(peers).items()}
 
 
 def _goals(series: dict[str, Series], size: str) -> list[Goal]:

@@ -69,16 +69,15 @@ def reply_bytes() -> int:
 
 
 def _peers(bench: Bench) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
     height, width = SIZES[0]
     size = {"height": height, "width": width, "folder": str(bench.folder(height, width))}
-    for name, module, more in (
-        ("openpi-style websocket", "websocket", {}),
-        ("LeRobot async gRPC", "lerobot_async", {"floor_s": 0.0}),
-    ):
-        with bench.fresh() as fresh:
-            found[name] = fresh.pair(module, {**size, **more})[1].ready()
-    return found
+    clients = bench.clients(
+        {
+            "openpi-style websocket": ("websocket", size),
+            "LeRobot async gRPC": ("lerobot_async", {**size, "floor_s": 0.0}),
+        }
+    )
+    return {name: client.info for name, client in clients.items()}
 
 
 def _table(data: dict[str, Any]) -> list[list[str]]:
