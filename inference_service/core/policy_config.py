@@ -162,7 +162,10 @@ def _member(kind: type[Any], value: Any, where: str) -> Any:
 
 def _chunk_size(raw: Mapping[str, Any], where: str) -> int:
     """Length of what ``predict_action_chunk`` returns: ``chunk_size``, or where a family has none ``n_action_steps``
-    (diffusion) or ``action_chunk_size`` (VQ-BeT)."""
+    (diffusion) or ``action_chunk_size`` (VQ-BeT). TD-MPC's is what it executes before it plans again."""
+    if raw.get("type") == "tdmpc":
+        steps = _count(raw, "n_action_steps", where, default=1)
+        return max(steps, _count(raw, "n_action_repeats", where, default=1))
     for key in ("chunk_size", "n_action_steps", "action_chunk_size"):
         if raw.get(key) is not None:
             return _count(raw, key, where, default=0)

@@ -14,6 +14,7 @@ from pathlib import Path
 from inference_service.core.errors import PolicyFolderError, UnsupportedStep
 from inference_service.core.files import check, read_json_object
 from inference_service.core.fingerprint import fingerprint
+from inference_service.core.hub import fetch, is_hub_id
 from inference_service.core.legacy import is_legacy, legacy_processors, write_without_statistics
 from inference_service.core.policy_config import PolicyConfig, read_config
 from inference_service.core.processing import Pipeline
@@ -44,11 +45,13 @@ class PolicyFolder:
     def load(cls, path: str | Path) -> PolicyFolder:
         """Read ``config.json``, both processor files and their statistics; of a legacy checkpoint those in its weights.
 
+        ``path``: a directory; or ``owner/name[@revision]`` on a hub, see :mod:`.hub`.
+
         Raises:
             PolicyFolderError: what is missing or wrong; names file, key and fix.
             MissingStatistics: a legacy checkpoint lacks those of a feature that it normalises.
         """
-        folder = Path(path).expanduser()
+        folder = fetch(str(path)) if is_hub_id(path) else Path(path).expanduser()
         _require_policy_directory(folder)
         config = read_config(folder / CONFIG)
         missing = [name for name in (PREPROCESSOR, POSTPROCESSOR) if not (folder / name).exists()]
@@ -65,24 +68,22 @@ class PolicyFolder:
 
     @cached_property
     def fps(self) -> float | None:
-        """Actions a second of the data that the policy was trained on, where LeRobot's ``train_config.json`` lies
-        beside it and says so; None otherwise.
+        """Actions a second of the data that the policy was trained on: ``fps`` of ``config.json`` where somebody added
+        it, or of the ``env`` or ``dataset`` in LeRobot's ``train_config.json``; None where neither says.
 
         Raises:
-            PolicyFolderError: that file is corrupt, or its rate is none.
+            PolicyFolderError: that file is corrupt, or the rate is none.
         """
+        found = {f"{self.path / CONFIG}: key 'fps'": self.config.raw.get("fps")}
         path = self.path / TRAINING
-        if not path.exists():
-            return None
-        training = read_json_object(path)
+        training = read_json_object(path) if path.exists() else {}
         for section in ("env", "dataset"):
-            rate = check(training.get(section) or {}, dict, f"{path}: key '{section}'").get("fps")
-            if rate is None:
-                continue
-            if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
-                raise PolicyFolderError(f"{path}: key '{section}.fps' must be a rate above 0, found {rate!r:.40}")
-            return float(rate)
-        return None
+            where = f"{path}: key '{section}'"
+            found[f"{where[:-1]}.fps'"] = check(training.get(section) or {}, dict, where).get("fps")
+        for where, rate in found.items():
+            if rate is not None and (not isinstance(rate, (int, float)) or not 0 < rate < math.inf):
+                raise PolicyFolderError(f"{where} must be a rate above 0, found {rate!r:.40}")
+        return next((float(rate) for rate in found.values() if rate is not None), None)
 
     @cached_property
     def pipelines(self) -> tuple[Pipeline, Pipeline]:
