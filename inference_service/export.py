@@ -1,7 +1,8 @@
 """Export a LeRobot ACT policy directory to ``model.onnx``: ``python -m inference_service.export DIR``.
 
-The graph takes one input per feature of config.json, by the feature's name, batch axis 1, float32, and
-gives ``action`` (1, chunk_size, action_dim). It computes in float32; weights that are exact in half
+The graph takes one input per feature of config.json, by the feature's name, float32, and gives ``action``
+(batch, chunk_size, action_dim). Its batch axis is open, so that several robots share a forward pass; with
+``--batch-of-one`` it is 1, for compilers that take no open axes. It computes in float32; weights that are exact in half
 precision are stored so, which halves the file and changes no number. Needs the extras ``lerobot`` and
 ``export``.
 """
@@ -12,7 +13,7 @@ import argparse
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ _PARITY_BATCHES = 5
 _SMALLEST_HALVED = 1024
 
 
-def export(directory: str | Path) -> float:
+def export(directory: str | Path, *, batched: bool = True) -> float:
     """Write ``model.onnx`` into ``directory`` and return its largest difference from torch on random batches.
 
-    The file appears only when the difference is at most :data:`TOLERANCE` (normalised units).
+    ``batched``: leave the batch axis open. The file appears only when the difference is at most :data:`TOLERANCE`
+    (normalised units).
 
     Raises:
         PolicyFolderError: no policy directory.
@@ -53,9 +55,9 @@ def export(directory: str | Path) -> float:
     policy = load_lerobot_policy(folder, "cpu")
     with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
         candidate = Path(scratch) / onnx_backend.ARTIFACT
-        _trace(policy, folder, candidate)
+        _trace(policy, folder, candidate, batched)
         _finish(candidate, folder)
-        difference = _largest_difference(policy, folder, candidate)
+        difference = _largest_difference(policy, folder, candidate, (1, 3) if batched else (1,))
         if not difference <= TOLERANCE:
             raise ModelLoadFailed(
                 f"{folder.path}: the exported graph differs from torch by {difference:.1e}, "
@@ -66,14 +68,14 @@ def export(directory: str | Path) -> float:
     return difference
 
 
-def _random_batch(folder: PolicyFolder, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+def _random_batch(folder: PolicyFolder, rng: np.random.Generator, rows: int) -> dict[str, NDArray[np.float32]]:
     return {
-        name: rng.standard_normal((1, *feature.shape)).astype(np.float32)
+        name: rng.standard_normal((rows, *feature.shape)).astype(np.float32)
         for name, feature in folder.config.input_features.items()
     }
 
 
-def _trace(policy: Any, folder: PolicyFolder, target: Path) -> None:
+def _trace(policy: Any, folder: PolicyFolder, target: Path, batched: bool) -> None:
     import torch
 
     names = list(folder.config.input_features)
@@ -88,7 +90,10 @@ def _trace(policy: Any, folder: PolicyFolder, target: Path) -> None:
         def forward(self, *inputs: Any) -> Any:
             return self.policy.predict_action_chunk(dict(zip(names, inputs, strict=True)))
 
-    example = tuple(torch.from_numpy(x) for x in _random_batch(folder, np.random.default_rng(0)).values())
+    # Of an axis of length one, tracing would make a constant.
+    example_batch = _random_batch(folder, np.random.default_rng(0), rows=2 if batched else 1)
+    example = tuple(torch.from_numpy(x) for x in example_batch.values())
+    axes = {name: {0: "batch"} for name in (*names, onnx_backend.OUTPUT)} if batched else None
     with warnings.catch_warnings(), torch.no_grad():
         # Tracer warnings about Python branches on shapes: shapes are fixed here, and parity is checked below.
         warnings.simplefilter("ignore")
@@ -99,6 +104,7 @@ def _trace(policy: Any, folder: PolicyFolder, target: Path) -> None:
             input_names=names,
             output_names=[onnx_backend.OUTPUT],
             opset_version=OPSET,
+            dynamic_axes=axes,
             dynamo=False,
         )
 
@@ -136,19 +142,22 @@ def _halve(graph: Any) -> None:
     graph.node.extend(nodes)
 
 
-def _largest_difference(policy: Any, folder: PolicyFolder, file: Path) -> float:
+def _largest_difference(policy: Any, folder: PolicyFolder, file: Path, rows: Sequence[int]) -> float:
+    """Over random batches of each of these numbers of ``rows``; torch computes every row by itself."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     reference = LeRobotPolicy(policy, _spec(folder))
     rng = np.random.default_rng(1)
-    return max(_difference(reference, session.run, _random_batch(folder, rng)) for _ in range(_PARITY_BATCHES))
+    batches = [_random_batch(folder, rng, count) for count in rows for _ in range(_PARITY_BATCHES)]
+    return max(_difference(reference, session.run, batch) for batch in batches)
 
 
-def _difference(reference: LeRobotPolicy, run: Callable[..., Any], batch: dict[str, Any]) -> float:
-    wanted = reference.predict_action_chunk(Batch(batch))
+def _difference(reference: LeRobotPolicy, run: Callable[..., Any], batch: dict[str, NDArray[np.float32]]) -> float:
     (got,) = run([onnx_backend.OUTPUT], batch)
-    return float(np.abs(got[0] - wanted).max())
+    alone = [Batch({name: value[i : i + 1] for name, value in batch.items()}) for i in range(len(got))]
+    wanted = np.stack([reference.predict_action_chunk(row) for row in alone])
+    return float(np.abs(got - wanted).max())
 
 
 def _spec(folder: PolicyFolder) -> PolicySpec:
@@ -159,9 +168,11 @@ def _spec(folder: PolicyFolder) -> PolicySpec:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m inference_service.export", description=__doc__)
     parser.add_argument("directory", type=Path, help="LeRobot policy directory (config.json, model.safetensors)")
-    directory = parser.parse_args(argv).directory
+    parser.add_argument("--batch-of-one", action="store_true", help="fix the batch axis: one robot per forward pass")
+    arguments = parser.parse_args(argv)
+    directory = arguments.directory
     try:
-        difference = export(directory)
+        difference = export(directory, batched=not arguments.batch_of_one)
     except ImportError as error:
         sys.stderr.write(f"{error}; install what exporting needs: pip install 'inference-service[lerobot,export]'\n")
         return 1

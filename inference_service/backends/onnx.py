@@ -1,22 +1,26 @@
 """ONNX graphs on ONNX Runtime: ``model.onnx`` beside LeRobot's files, no torch needed.
 
-Graph inputs carry the names of the policy's input features, the output is ``action``; batch axis 1.
-Made by ``python -m inference_service.export``. Extra option ``providers``: a list of execution
-providers in ONNX Runtime's own form, instead of what the device says.
+Graph inputs carry the names of the policy's input features, the output is ``action``; with an open batch axis several
+robots share a pass, with one of length 1 they take turns. Made by ``python -m inference_service.export``.
+
+Extra options: ``providers``, a list of execution providers in ONNX Runtime's own form, instead of what the device says;
+``max_batch`` (default 8), robots in one pass.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inference_service.backends.options import available_cpus, check_extra
-from inference_service.core.batch import Batch, FeatureType, Float32, materialise
-from inference_service.core.errors import BackendUnavailable, InferenceFailed, ModelLoadFailed
+from inference_service.core.batch import AffineImage, Batch, FeatureType, Float32, Value, materialise
+from inference_service.core.errors import BackendError, BackendUnavailable, InferenceFailed, ModelLoadFailed
 from inference_service.core.policy import NO_CONTEXT, BackendOptions, InferenceContext, PolicySpec
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ OUTPUT = "action"
 # Metadata key of the graph: SHA-256 of the model.safetensors that it was exported from.
 WEIGHTS_DIGEST = "weights_sha256"
 _MAX_DEFAULT_THREADS = 8
+DEFAULT_BATCH = 8
 _LANGUAGE_PREFIX = "observation.language."
 _FLOATS: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 _INTEGERS: dict[str, np.dtype[Any]] = {
@@ -37,7 +42,8 @@ _INTEGERS: dict[str, np.dtype[Any]] = {
 
 
 class OnnxPolicy:
-    """A :class:`~inference_service.core.policy.PolicyWrapper` over one ONNX Runtime session."""
+    """A :class:`~inference_service.core.policy.PolicyWrapper`, and where the batch axis is open a
+    :class:`~inference_service.core.policy.BatchingPolicy`, over one ONNX Runtime session."""
 
     def __init__(self, session: Any, spec: PolicySpec) -> None:
         self._session: Any | None = session
@@ -49,20 +55,40 @@ class OnnxPolicy:
         return self._spec
 
     def predict_action_chunk(self, batch: Batch, context: InferenceContext = NO_CONTEXT) -> Float32:
+        return self._run([batch])[0]
+
+    def predict_action_chunks(self, requests: Sequence[tuple[Batch, InferenceContext]]) -> Sequence[Float32]:
+        return self._run([batch for batch, _ in requests])
+
+    def _run(self, batches: Sequence[Batch]) -> Sequence[Float32]:
         if self._session is None:
             raise InferenceFailed("this policy was closed")
-        if missing := self._dtypes.keys() - batch.keys():
-            raise InferenceFailed(f"the batch lacks {_names(missing)}, it has {_names(batch)}")
+        for batch in batches:
+            if missing := self._dtypes.keys() - batch.keys():
+                raise InferenceFailed(f"the batch lacks {_names(missing)}, it has {_names(batch)}")
         try:
-            feeds = {name: materialise(batch[name]).astype(dtype, copy=False) for name, dtype in self._dtypes.items()}
+            feeds = {name: _joined([batch[name] for batch in batches], dtype) for name, dtype in self._dtypes.items()}
             (actions,) = self._session.run([OUTPUT], feeds)
         except Exception as error:
             raise InferenceFailed(f"ONNX Runtime on {self._spec.device} failed: {error}") from error
-        chunk: Float32 = np.asarray(actions, np.float32)[0]
-        return chunk
+        return list(np.asarray(actions, np.float32))
 
     def close(self) -> None:
         self._session = None
+
+
+def _joined(values: Sequence[Value], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """One array (len(values), ...); pictures are turned into floats in their place."""
+    first = values[0]
+    if len(values) == 1:
+        return materialise(first).astype(dtype, copy=False)
+    joined = np.empty((len(values), *first.shape[1:]), dtype)  # type: ignore[union-attr]  # a graph takes no strings
+    for row, value in enumerate(values):
+        if isinstance(value, AffineImage) and dtype == np.float32:
+            value.materialise(joined[row : row + 1])
+        else:
+            joined[row] = materialise(value)[0]
+    return joined
 
 
 def load(folder: PolicyFolder, options: BackendOptions) -> OnnxPolicy:
@@ -74,7 +100,10 @@ def load(folder: PolicyFolder, options: BackendOptions) -> OnnxPolicy:
     """
     import onnxruntime
 
-    check_extra("onnx", options.extra, {"providers"})
+    check_extra("onnx", options.extra, {"providers", "max_batch"})
+    max_batch = options.extra.get("max_batch", DEFAULT_BATCH)
+    if not isinstance(max_batch, int) or isinstance(max_batch, bool) or max_batch < 1:
+        raise BackendError(f"backend 'onnx': option 'max_batch' must be a number from 1 on, found {max_batch!r:.60}")
     artifact = folder.path / ARTIFACT
     if not artifact.is_file():
         raise ModelLoadFailed(
@@ -92,8 +121,14 @@ def load(folder: PolicyFolder, options: BackendOptions) -> OnnxPolicy:
         action_dim=folder.config.action_dim,
         input_features=folder.config.input_features,
         versions={"onnxruntime": onnxruntime.__version__, "provider": session.get_providers()[0]},
+        max_batch=max_batch if _takes_batches(session) else 1,
     )
     return OnnxPolicy(session, spec)
+
+
+def _takes_batches(session: Any) -> bool:
+    """Whether the first axis of every input and output is open."""
+    return not any(isinstance(node.shape[0], int) for node in (*session.get_inputs(), *session.get_outputs()))
 
 
 def _open(onnxruntime: Any, artifact: Path, options: BackendOptions) -> Any:

@@ -9,8 +9,9 @@ import pytest
 
 from inference_service import export as module
 from inference_service.backends import onnx as backend
+from inference_service.core.batch import AffineImage, Batch, FeatureType
 from inference_service.core.errors import ModelLoadFailed
-from inference_service.core.policy import BackendOptions
+from inference_service.core.policy import NO_CONTEXT, BackendOptions
 from inference_service.core.policy_folder import PolicyFolder
 from policies import make_act_folder, make_plain_folder
 
@@ -41,6 +42,40 @@ def test_the_graph_computes_what_torch_computes(difference: float) -> None:
 def test_the_backend_takes_the_graph(path: Path, difference: float) -> None:
     policy = backend.load(PolicyFolder.load(path), BackendOptions())
     assert (policy.spec.policy_type, policy.spec.chunk_size) == ("act", 8)
+
+
+def test_the_graph_takes_any_number_of_robots(path: Path, difference: float) -> None:
+    policy = backend.load(PolicyFolder.load(path), BackendOptions())
+    assert policy.spec.max_batch == 8
+    batches = [random_batch(path, seed) for seed in range(5)]
+    together = policy.predict_action_chunks([(batch, NO_CONTEXT) for batch in batches])
+    assert len(together) == 5
+    for chunk, batch in zip(together, batches, strict=True):
+        assert np.abs(chunk - policy.predict_action_chunk(batch)).max() < 1e-5
+    assert backend.load(PolicyFolder.load(path), BackendOptions(extra={"max_batch": 1})).spec.max_batch == 1
+
+
+def test_a_graph_for_one_robot_on_request(path: Path, tmp_path: Path) -> None:
+    for file in path.iterdir():
+        if file.name != "model.onnx":
+            (tmp_path / file.name).symlink_to(file)
+    assert module.main([str(tmp_path), "--batch-of-one"]) == 0
+    policy = backend.load(PolicyFolder.load(tmp_path), BackendOptions())
+    assert policy.spec.max_batch == 1
+    assert policy.predict_action_chunk(random_batch(path, 0)).shape == (8, 6)
+
+
+def random_batch(path: Path, seed: int) -> Batch:
+    rng = np.random.default_rng(seed)
+    features = PolicyFolder.load(path).config.input_features
+    batch: Batch = {}
+    for name, feature in features.items():
+        if feature.type is FeatureType.VISUAL:
+            channels, height, width = feature.shape
+            batch[name] = AffineImage(rng.integers(0, 256, (height, width, channels), np.uint8))
+        else:
+            batch[name] = rng.standard_normal((1, *feature.shape)).astype(np.float32)
+    return batch
 
 
 def test_weights_are_stored_in_half_where_exact_and_widened_by_a_cast(path: Path, difference: float) -> None:
@@ -80,7 +115,7 @@ def test_full_precision_weights_stay_exact() -> None:
 
 def test_a_graph_that_differs_is_not_written(path: Path, difference: float, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (path / "model.onnx").read_bytes()
-    monkeypatch.setattr(module, "_trace", lambda policy, folder, target: target.write_bytes(b"another graph"))
+    monkeypatch.setattr(module, "_trace", lambda policy, folder, target, batched: target.write_bytes(b"another graph"))
     monkeypatch.setattr(module, "_finish", lambda candidate, folder: None)
     for wrong in (2e-4, float("nan")):
         monkeypatch.setattr(module, "_largest_difference", lambda *_, wrong=wrong: wrong)
