@@ -73,10 +73,13 @@ class Npu:
             # `target` is for a PC with a board on its USB port, and is refused on the board itself.
             if lite.init_runtime(core_mask=CORES[self._core]) != 0:
                 raise _refusal(self._model, self._core)
-        except BaseException:
+        except BackendError:
             # After a failed init_runtime the object may still infer, on other cores than asked.
             lite.release()
             raise
+        except Exception as error:
+            lite.release()
+            raise _raised(error) from error
         return lite
 
     def prove(self) -> None:
@@ -204,6 +207,16 @@ def import_api() -> Any:
         raise BackendUnavailable(
             f"RKNNLite cannot be imported ({error}); on the board: pip install {_DISTRIBUTION}"
         ) from error
+
+
+def _raised(error: Exception) -> BackendError:
+    """RKNNLite returns codes; where it raises, it did not find in the system or the library what it counts on."""
+    if missing := missing_parts(BOARD):
+        return BackendUnavailable(f"RKNNLite did not start ({error}); not found here: {'; '.join(missing)}")
+    return BackendUnavailable(
+        f"RKNNLite did not start: {type(error).__name__}: {error}; is /usr/lib/librknnrt.so older than the Python "
+        f"package {_DISTRIBUTION}? Install both of one version"
+    )
 
 
 def _refusal(model: Path, core: str) -> BackendError:

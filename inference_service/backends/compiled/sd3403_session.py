@@ -25,7 +25,7 @@ from inference_service.backends.compiled.sd3403_worker import Worker
 from inference_service.backends.compiled.session import TensorSpec
 from inference_service.backends.onnx import digest
 from inference_service.core.batch import Float32
-from inference_service.core.errors import BackendError, EngineFault, InferenceFailed, ModelLoadFailed
+from inference_service.core.errors import BackendError, EngineFault, InferenceFailed, ModelLoadFailed, NonFiniteAction
 
 # The NPU writes rows of this many elements where it pads them.
 _PADDED_ROW = 8
@@ -51,6 +51,7 @@ class ActionOutput:
 
         Raises:
             InferenceFailed: no such output, or of another size or type.
+            NonFiniteAction: it holds NaN or infinity.
         """
         array = reply.outputs.get(self.index)
         if array is None:
@@ -63,6 +64,8 @@ class ActionOutput:
             raise InferenceFailed(f"output {self.index} of the worker is {array.dtype.name}, an action is float")
         stride = self._stride_of(array.size)
         rows = array.reshape(self.rows, stride)[:, : self.width]
+        if not np.isfinite(rows).all():
+            raise NonFiniteAction(f"output {self.index} of the worker holds NaN or infinity")
         return np.array(rows, np.float32, order="C")[np.newaxis]
 
     def _stride_of(self, size: int) -> int:
@@ -124,7 +127,7 @@ class SD3403RuntimeSession:
         try:
             self._worker = Worker(worker, model)
             self._infer([np.zeros(spec.shape, np.float32) for spec in self._inputs])
-        except InferenceFailed as error:
+        except (InferenceFailed, NonFiniteAction) as error:
             self.close()
             raise ModelLoadFailed(f"{worker} does not run {model}: {error}") from error
         except BaseException:

@@ -371,6 +371,14 @@ def test_declared_outputs_must_be_as_many(open_session: Open) -> None:
         open_session(output_names=["action", "extra"])
 
 
+def test_a_library_older_than_the_wheel(simulator: RKNNSimulator, open_session: Open) -> None:
+    """As the real wheel 2.5.0 does, it raises where everything else is a code."""
+    simulator.set(faults={"init_runtime": {"1+": "raise"}})
+    with pytest.raises(BackendUnavailable, match=r"undefined symbol.*older than the Python package rknn-toolkit-lite2"):
+        open_session()
+    assert simulator.unreleased == []
+
+
 def test_what_the_board_lacks_is_named(simulator: RKNNSimulator, open_session: Open) -> None:
     simulator.set(faults={"init_runtime": {"1+": "fail"}})
     (simulator.board / "usr/lib/librknnrt.so").unlink()

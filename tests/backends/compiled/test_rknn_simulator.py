@@ -252,6 +252,13 @@ lite = RKNNLite(); lite.load_rknn({model!r}); lite.init_runtime()
     assert simulator.rules_broken == ["release"]
 
 
+def test_rule_15_none_is_no_list_of_outputs(simulator: RKNNSimulator, lite: Any) -> None:
+    """Who takes the result without a test gets Python's own error."""
+    simulator.set(faults={"inference": {"1": "none"}})
+    with pytest.raises(TypeError):
+        lite.inference(inputs=good(), data_format=FORMATS)[0]
+
+
 def test_frames_of_the_past_are_not_for_control(simulator: RKNNSimulator, model: str) -> None:
     lite = new()
     lite.load_rknn(model)

@@ -18,7 +18,13 @@ import pytest
 from inference_service.backends.compiled.restarts import RestartBudget
 from inference_service.backends.compiled.sd3403_session import ActionOutput, Patience, SD3403RuntimeSession
 from inference_service.backends.compiled.session import RuntimeSession, TensorSpec
-from inference_service.core.errors import BackendUnavailable, EngineFault, InferenceFailed, ModelLoadFailed
+from inference_service.core.errors import (
+    BackendUnavailable,
+    EngineFault,
+    InferenceFailed,
+    ModelLoadFailed,
+    NonFiniteAction,
+)
 from tests.simulators.sd3403.rig import SD3403Simulator, state_of, stub_model
 
 FLOAT = np.dtype(np.float32)
@@ -155,6 +161,13 @@ def test_an_unusable_answer_leaves_the_worker_alive(simulator: SD3403Simulator, 
         session.run(inputs())
     np.testing.assert_allclose(session.run(inputs())[0], expected(), atol=1e-5)
     assert len(simulator.pids) == 1
+
+
+@pytest.mark.parametrize(("number", "kind"), [(1, ModelLoadFailed), (2, NonFiniteAction)])
+def test_nan_is_no_action(simulator: SD3403Simulator, open_session: Open, number: int, kind: type[Exception]) -> None:
+    simulator.set(faults={str(number): "nan"})
+    with pytest.raises(kind, match="output 1 of the worker holds NaN"):
+        open_session().run(inputs())
 
 
 START = {

@@ -5,9 +5,9 @@ order of the inputs, where a conversion changed it) and ``rknn.formats`` ({input
 a 4-D input of 1, 3 or 4 channels is reported NHWC, as the converter does with pictures.
 
 The directory in ``RKNN_SIM`` holds ``sim.json`` (``soc``, ``faults``: {function: {n-th call or "n+": fault}}) and
-receives ``journal.jsonl``. Faults: ``fail`` for ``load_rknn`` and ``init_runtime``, ``core mask`` for the latter
-(fails, and leaves the object usable); ``none``, ``nan``, ``zeros``, ``stale``, ``slow``, ``shape``, ``raise``
-for ``inference``.
+receives ``journal.jsonl``. Faults: ``fail`` for ``load_rknn`` and ``init_runtime``, for the latter also ``core mask``
+(fails, and leaves the object usable) and ``raise`` (as with a library older than the wheel); ``none``, ``nan``,
+``zeros``, ``stale``, ``slow``, ``shape``, ``raise`` for ``inference``.
 """
 
 from __future__ import annotations
@@ -130,6 +130,8 @@ class RKNNLite:
         mask = self._mask(core_mask)
         fault = _fault("init_runtime")
         self._failed = mask is None or fault is not None
+        if fault == "raise":
+            raise AttributeError("/usr/lib/librknnrt.so: undefined symbol: rknn_set_input_shapes")
         if mask is None or fault == "fail" or not self._open():
             return -1
         self.mask = mask
