@@ -6,7 +6,7 @@ from pathlib import Path
 
 from inference_service.core.errors import PolicyFolderError
 from inference_service.core.files import MAX_JSON_BYTES, MAX_STATE_BYTES, read_bytes
-from inference_service.core.policy_folder import CONFIG, POSTPROCESSOR, PREPROCESSOR, WEIGHTS, PolicyFolder
+from inference_service.core.policy_folder import CONFIG, POSTPROCESSOR, PREPROCESSOR, TRAINING, WEIGHTS, PolicyFolder
 from inference_service.core.processing.language import tokenizer_directory
 from inference_service.core.processing.tokenizer import MAX_TOKENIZER_BYTES, TOKENIZER, TOKENIZER_FILES
 
@@ -16,7 +16,8 @@ _TOKENIZER_PLACE = "tokenizer"
 
 def small_files(folder: PolicyFolder) -> dict[str, bytes]:
     """Contents by name, as they have to stand in a directory for it to load as the same policy: ``config.json``, the
-    processor files, their states, and the files of tokenizers as ``<artifact>/<name>`` or ``tokenizer/<name>``.
+    training's configuration where it is there, the processor files, their states, and the files of tokenizers as
+    ``<artifact>/<name>`` or ``tokenizer/<name>``.
 
     Raises:
         PolicyFolderError: a file is gone or too large, or the policy cannot be had without its weights: a legacy
@@ -28,6 +29,8 @@ def small_files(folder: PolicyFolder) -> dict[str, bytes]:
             "need the whole directory; or convert it with a LeRobot of version 0.4 or later"
         )
     limits = {CONFIG: MAX_JSON_BYTES, PREPROCESSOR: MAX_JSON_BYTES, POSTPROCESSOR: MAX_JSON_BYTES}
+    if (folder.path / TRAINING).exists():
+        limits[TRAINING] = MAX_JSON_BYTES
     paths = {name: folder.path / name for name in limits}
     for processor in (folder.preprocessor, folder.postprocessor):
         for step in processor.steps:

@@ -292,7 +292,7 @@ class EngineNode:
             supports_rtc=spec.supports_rtc if spec else False,
             max_batch=self._batch_max,
             image_size=spec.image_size if spec else None,
-            fps=_fps(config.raw.get("fps")),
+            fps=self._folder.fps,
             versions=dict(spec.versions) if spec else {},
             shared_memory=self._memory.token,
         )
@@ -325,13 +325,6 @@ class EngineNode:
             self._host.close()
         self._memory.close()
         self._diagnostics.close()
-
-
-def _fps(value: object) -> float | None:
-    """LeRobot's families do not keep the rate in their config.json; who adds it there has it on the card."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf"):
-        return float(value)
-    return None
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ import pytest
 
 from inference_service.core.errors import PolicyFolderError, PolicyMismatch
 from inference_service.core.policy_folder import PolicyFolder
+from inference_service.core.small_files import small_files
 from inference_service.nodes.device_handshake import Handshake
 from inference_service.nodes.device_setup import DeviceSetup
 from inference_service.wire.card import EngineCard, EngineState
@@ -202,3 +203,12 @@ def test_a_training_configuration_that_cannot_be_read(folder: PolicyFolder, tmp_
     (copy / "train_config.json").write_text(text)
     with pytest.raises(PolicyFolderError, match=r"train_config\.json"):
         _ = PolicyFolder.load(copy).fps
+
+
+def test_a_rate_in_the_policys_own_configuration_goes_first(folder: PolicyFolder, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder.path, tmp_path / "policy")
+    (copy / "train_config.json").write_text('{"env": {"fps": 30}}')
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"fps": 15}))
+    assert PolicyFolder.load(copy).fps == 15.0
+    assert "train_config.json" in small_files(PolicyFolder.load(copy)), "a device that fetches its policy knows too"
