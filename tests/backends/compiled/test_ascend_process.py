@@ -102,6 +102,25 @@ def test_a_load_that_fails_is_a_fault_with_its_reason(start: Any, asking: Asking
     assert not engine.journal.exists(), engine.journal.read_text()
 
 
+def test_killed_in_mid_inference_it_breaks_no_rule_and_another_serves(start: Any, asking: Asking) -> None:
+    """Fault: SIGKILL while requests are computed. A process that is killed closes nothing; what it did until then was
+    by the rules, and the next one finds the device as it wants it."""
+    from inference_service.wire.envelope import encode_request
+
+    engine = start()
+    assert wait_until(lambda: asking.cards and asking.cards[-1].state is EngineState.READY, 40)
+    for number in range(20):
+        asking.send(encode_request(engine.request(number), extended=True))
+    engine.process.kill()
+    engine.process.wait(30)
+    asking.cards.clear()
+    second = start()
+    assert wait_until(lambda: asking.cards and asking.cards[-1].state is EngineState.READY, 40)
+    assert asking.ask(second.request(30)).status == "ok"
+    assert second.end() == 0
+    assert not engine.journal.exists(), engine.journal.read_text()
+
+
 def test_ended_in_mid_inference_it_still_keeps_the_rules(start: Any, asking: Asking) -> None:
     engine = start()
     assert wait_until(lambda: asking.cards and asking.cards[-1].state is EngineState.READY, 40)
