@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, cast
 from rosbags.serde import SerdeError
 
 from inference_service.core.errors import MalformedMessage, ProtocolError
-from inference_service.wire.packed import VARIANTS_LIST, Entry, VariantsList, pack, unpack
+from inference_service.wire.packed import VARIANTS_LIST, Entry, VariantsList, pack, pack_parts, unpack
 from inference_service.wire.typestore import BoundedTypestore
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -74,6 +74,14 @@ def serialize(message: Any, type_name: str) -> memoryview:
         return _store.serialize_cdr(message, type_name, little_endian=True)
     except (SerdeError, struct.error, AttributeError, TypeError, ValueError) as error:
         raise MalformedMessage(f"cannot serialise {type_name}: {error}") from error
+
+
+def serialize_parts(message: Any, type_name: str) -> list[Any]:
+    """``message`` as parts that one after the other are its CDR. More than one only where that saves a copy of a large
+    array, which then is a part itself; together they are a multiple of 4 bytes then. Raises as :func:`serialize`."""
+    if type(message) is VariantsList and message.entries is not None:
+        return pack_parts(message.entries)
+    return [serialize(message, type_name)]
 
 
 def deserialize(cdr: Buffer, type_name: str) -> Any:

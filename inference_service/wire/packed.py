@@ -41,6 +41,7 @@ _BOOL = np.dtype(np.bool_)
 _MAX_RANK = 16
 _ONES = tuple((1,) * rank for rank in range(_MAX_RANK + 1))
 _MAX_COUNT = 4096
+_LARGE = 16384
 
 
 class VariantsList:
@@ -87,6 +88,24 @@ def pack(entries: Mapping[str, Entry]) -> bytes:
     Raises:
         ValueError: an array of another kind.
     """
+    return b"".join(_parts(entries))
+
+
+def pack_parts(entries: Mapping[str, Entry]) -> list[bytes | NDArray[Any]]:
+    """The same in parts: large arrays by themselves, not copied, and what is between them. Raises as :func:`pack`."""
+    joined: list[bytes | NDArray[Any]] = []
+    small: list[Any] = []
+    for part in _parts(entries):
+        if isinstance(part, np.ndarray) and part.nbytes >= _LARGE:
+            joined += [b"".join(small), part]
+            small = []
+        else:
+            small.append(part)
+    rest = b"".join(small)
+    return [*joined, rest] if rest else joined
+
+
+def _parts(entries: Mapping[str, Entry]) -> list[Any]:
     parts: list[Any] = [_LITTLE_ENDIAN_CDR, _UINT32.pack(len(entries))]
     position = 4
     for key, entry in entries.items():
@@ -99,7 +118,7 @@ def pack(entries: Mapping[str, Entry]) -> bytes:
             own = _pack_numbers(key, entry, position)
         parts += own
         position += sum(map(_size, own))
-    return b"".join(parts)
+    return parts
 
 
 def _size(part: Any) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference_service.core.errors import TransportError
 from inference_service.transport.dds import native
 from inference_service.transport.dds.config import load_config
 from inference_service.transport.dds.endpoints import Participant, RawReader, RawWriter
@@ -106,3 +107,54 @@ def test_a_frozen_subscriber_stops_neither_the_timers_nor_close(domain_id: int) 
         sink.kill()
         sink.wait(10)
     assert closed_in < 2
+
+
+def _parts(cdr: memoryview) -> list[native.Part]:
+    """Something small, something large of another element type, something small."""
+    return [bytes(cdr[:100]), np.frombuffer(cdr[100:200_100], np.int32), cdr[200_100:]]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["in parts", "put together"])
+def test_parts_arrive_as_one_sample(domain_id: int, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not told:  # a library that does not tell a writer's type
+        monkeypatch.setattr(native, "_get_sertype", None)
+    participant = Participant(load_config())
+    layout = message_layout(IMAGE)
+    reader = RawReader(participant, "rt/a", layout, QoS(), b"")
+    writer = RawWriter(participant, "rt/a", layout, QoS(), b"")
+    whole = native.padded(_image(1_000_000))
+    writer.write_parts(_parts(memoryview(whole)))
+    taken = reader.take()
+    assert taken is not None
+    assert bytes(taken.cdr) == bytes(whole)
+    participant.close()
+
+
+def test_parts_of_another_layout_or_to_a_closed_writer_are_refused(domain_id: int) -> None:
+    participant = Participant(load_config())
+    writer = RawWriter(participant, "rt/a", message_layout(IMAGE), QoS(), b"")
+    with pytest.raises(TransportError, match="cannot send 12 bytes"):
+        writer.write_parts([b"\x00\x01\x00\x00", b"\xff" * 8])
+    writer.close()
+    with pytest.raises(TransportError, match="cannot send"):
+        writer.write_parts(_parts(memoryview(native.padded(_image(1_000_000)))))
+    participant.close()
+
+
+def test_sending_in_parts_leaves_no_memory_behind(domain_id: int) -> None:
+    participant = Participant(load_config())
+    layout = message_layout(IMAGE)
+    reader = RawReader(participant, "rt/a", layout, QoS(depth=1), b"")
+    writer = RawWriter(participant, "rt/a", layout, QoS(depth=1), b"")
+    parts = _parts(memoryview(native.padded(_image(1_000_000))))
+
+    def resident_kb() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4
+
+    for turn in range(80):
+        if turn == 20:
+            before = resident_kb()
+        writer.write_parts(parts)
+        assert reader.take() is not None
+    assert resident_kb() - before < 15_000  # 60 leaked samples would be 60 MB
+    participant.close()

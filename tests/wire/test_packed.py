@@ -9,7 +9,7 @@ from wire_rig import golden, sample_bytes
 
 from inference_service.core.errors import MalformedMessage
 from inference_service.wire.interfaces import _store, deserialize, serialize
-from inference_service.wire.packed import VARIANTS_LIST, VariantsList, pack, unpack
+from inference_service.wire.packed import VARIANTS_LIST, VariantsList, pack, pack_parts, unpack
 from inference_service.wire.variants import from_variants, to_variants
 
 SAMPLES = {
@@ -106,3 +106,14 @@ def test_arrays_are_views_into_the_bytes():
 def test_what_no_variant_holds_is_refused(bad: np.ndarray):
     with pytest.raises(ValueError, match="'k'"):
         pack({"k": bad})
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "float32", "float64", "bool"])
+def test_parts_are_the_bytes_with_large_arrays_uncopied(dtype: str):
+    large = np.ones(40_000, dtype)
+    entries = {"before": ["x"], "large": large, "between": np.zeros(3), "again": large}
+    parts = pack_parts(entries)
+    assert b"".join(memoryview(part).cast("B") for part in parts) == pack(entries)
+    assert [part is large for part in parts].count(True) == 2
+    assert all(memoryview(part).nbytes for part in parts)
+    assert sum(memoryview(part).nbytes for part in parts) % 4 == 0

@@ -3,23 +3,29 @@
 cyclonedds-python sends and takes with the interpreter lock held, which stops every thread of the process, the
 control tick included, while megabytes go through the kernel; and it copies a taken sample twice. The calls here
 release the lock, and a taken sample is a read-only view of the library's own buffer. They use only exported
-functions that 0.10.x and 11.x share.
+functions that 0.10.x and 11.x share, but for one: where the library does not tell the type of a writer (0.10.x),
+a sample in parts is put together before it is handed over.
 """
 
 from __future__ import annotations
 
 import ctypes as ct
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from cyclonedds.core import Entity, InstanceState, SampleState, ViewState
 from cyclonedds.internal import DDS
 
 Buffer = bytes | bytearray | memoryview
+Part: TypeAlias = Any
+"""Anything with contiguous bytes."""
 
 SMALL = 8192
 """Bytes up to which a sample is copied: cheaper than keeping a reference to the library's buffer."""
 FOREVER_NS = 2**63 - 1
+_DATA_KIND = 2  # ddsi_serdata_kind: SDK_DATA
+_BAD_PARAMETER = -3  # DDS_RETCODE_BAD_PARAMETER
 _ANY_STATE = SampleState.Any | ViewState.Any | InstanceState.Any
 
 # An instance of our own: cyclonedds-python sets other prototypes on the functions of its instance.
@@ -70,10 +76,19 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
     return function
 
 
+def _optional(name: str, result: Any, *arguments: Any) -> Any:
+    return _function(name, result, *arguments) if hasattr(_library, name) else None
+
+
 _entity = ct.c_int32
 _delete = _function("dds_delete", ct.c_int32, _entity)
 _write = _function("dds_write", ct.c_int32, _entity, ct.c_void_p)
 _takecdr = _function("dds_takecdr", ct.c_int32, _entity, ct.c_void_p, ct.c_uint32, ct.c_void_p, ct.c_uint32)
+_writecdr = _function("dds_writecdr", ct.c_int32, _entity, ct.c_void_p)
+_get_sertype = _optional("dds_get_entity_sertype", ct.c_int32, _entity, ct.c_void_p)
+_serdata_from_iov = _function(
+    "ddsi_serdata_from_ser_iov", ct.c_void_p, ct.c_void_p, ct.c_int, ct.c_size_t, ct.c_void_p, ct.c_size_t
+)
 _serdata_size = _function("ddsi_serdata_size", ct.c_uint32, ct.c_void_p)
 _serdata_to_ser_ref = _function(
     "ddsi_serdata_to_ser_ref", ct.c_void_p, ct.c_void_p, ct.c_size_t, ct.c_size_t, ct.c_void_p
@@ -125,6 +140,20 @@ def write(writer: Entity, cdr: Buffer) -> int:
     """Send ready CDR; the library's return code."""
     view = np.frombuffer(padded(cdr), np.uint8)
     return int(_write(writer._ref, ct.byref(_Sample(view.ctypes.data, view.size))))
+
+
+def write_parts(writer: Entity, parts: Sequence[Part]) -> int:
+    """Send the CDR that ``parts`` make up, copied from where they lie straight into the library's sample; the library's
+    return code. None is empty, and together they are a multiple of 4 bytes."""
+    sertype = ct.c_void_p()
+    if _get_sertype is None or _get_sertype(writer._ref, ct.byref(sertype)) < 0:
+        return write(writer, b"".join(memoryview(part).cast("B") for part in parts))
+    views = [np.frombuffer(part, np.uint8) for part in parts]
+    vectors = (_IoVector * len(views))(*(_IoVector(view.ctypes.data, view.size) for view in views))
+    serdata = _serdata_from_iov(sertype, _DATA_KIND, len(views), vectors, sum(view.size for view in views))
+    if not serdata:
+        return _BAD_PARAMETER
+    return int(_writecdr(writer._ref, serdata))  # takes over the reference
 
 
 class Taken(NamedTuple):

@@ -12,7 +12,7 @@ from inference_service.transport.dds.graph import Wiring
 from inference_service.transport.dds.idl import message_layout
 from inference_service.transport.dds.native import Buffer, NativeError
 from inference_service.transport.protocol import Message, QoS
-from inference_service.wire.interfaces import deserialize, serialize
+from inference_service.wire.interfaces import deserialize, serialize_parts
 
 _MAX_REPORTED = 64
 
@@ -28,7 +28,11 @@ class DdsPublisher:
         self._graph.add_writer(self._writer.guid)
 
     def publish(self, message: Message) -> None:
-        self._writer.write(serialize(message, self._msg_type))
+        parts = serialize_parts(message, self._msg_type)
+        if len(parts) == 1:
+            self._writer.write(parts[0])
+        else:
+            self._writer.write_parts(parts)
 
     def publish_serialized(self, cdr: Buffer) -> None:
         self._writer.write(cdr)
