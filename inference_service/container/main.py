@@ -21,6 +21,7 @@ from inference_service.container.supervisor import EXIT_BAD_CONFIGURATION, Super
 from inference_service.core.errors import InferenceServiceError
 from inference_service.launcher import Launcher
 from inference_service.readiness import remove_status, write_status
+from inference_service.transport.dds.config import apply_config, load_config
 from robot_config import RobotConfigError
 from robot_config.plan import Plan
 
@@ -45,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
     plan = _wait_for_plan(settings, os.environ, stop)
     if plan is None:
         return EXIT_BAD_CONFIGURATION
+    if settings.transport != "dds":
+        apply_config(load_config(os.environ))  # ROS 2's middleware reads it by itself
     for process in plan.processes:
         write_status(process.name, ready=False, message="is starting")
     return Supervisor(Launcher(plan, output=sys.stdout)).run(stop)

@@ -8,6 +8,7 @@ variable              meaning
 ``ENGINE``            accelerator of this container, for messages: cpu, cuda, ascend, rknn
 ``ENGINE_DEVICE``     runtime that computes, as the launch argument ``device`` (default ``auto``)
 ``ENGINE_THREADS``    CPU threads of the engine (default 0: its own choice)
+``TRANSPORT``         ``dds``, or ``ros`` in an image with ROS 2, which sets it (default ``dds``)
 ``ROS_DOMAIN_ID``     required; with the ``DDS_…`` variables see ``transport/dds/config.py``
 ====================  ===========================================================================
 
@@ -46,6 +47,7 @@ class Settings:
     engine: str = "cpu"
     device: str = "auto"
     threads: str = "0"
+    transport: str = "dds"
     model: Path = Path("/model")
     robots: Path = Path("/robot_config")
 
@@ -65,6 +67,7 @@ class Settings:
             "engine": "ENGINE",
             "device": "ENGINE_DEVICE",
             "threads": "ENGINE_THREADS",
+            "transport": "TRANSPORT",
         }
         given = {field: env[name] for field, name in names.items() if env.get(name)}
         return replace(cls(known[role]), **given)  # type: ignore[arg-type]
@@ -93,7 +96,7 @@ def make_container_plan(settings: Settings) -> Plan:
     """
     if settings.role == "engine":
         words = [f"policy_path:={settings.model}", f"device:={settings.device}", f"threads:={settings.threads}"]
-        return make_engine_plan(EngineArguments.parse(words))
+        return make_engine_plan(EngineArguments.parse([*words, f"transport:={settings.transport}"]))
     cfg = load_robot_config(settings.robot_file)
     arguments = LaunchArguments(
         config_path=settings.robot_file,
@@ -103,6 +106,7 @@ def make_container_plan(settings: Settings) -> Plan:
         with_inference="false" if settings.role == "sim" else "",
         device=settings.device if settings.role == "monolithic" else "",
         policy_path=str(settings.model) if settings.needs_model else "",
+        transport=settings.transport,
     )
     return Plan(make_plan(cfg, arguments).processes, tuple(cfg.warnings))
 

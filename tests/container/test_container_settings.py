@@ -59,6 +59,14 @@ def test_the_engine_takes_device_and_threads(tmp_path: Path) -> None:
     assert (parameters["device"], parameters["threads"]) == ("rknn", 3)
 
 
+def test_an_image_with_ros_names_its_transport(tmp_path: Path) -> None:
+    """And without one everything stays on the product's own."""
+    for env, transport in (({}, "dds"), ({"TRANSPORT": "ros"}, "ros")):
+        for role in ("device", "engine", "sim"):
+            plan = make_container_plan(_settings(role, tmp_path, **env))
+            assert {process.parameters["transport"] for process in plan.processes} == {transport}
+
+
 def test_without_a_mount_the_robots_of_the_image_are_used() -> None:
     assert Settings("device", robots=Path("/no/such/mount")).robot_file == "so101_sim"
     assert Settings("device", robots=ROBOTS, robot="so101_sim.yaml").robot_file == str(ROBOTS / "so101_sim.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def _mounts(service: dict[str, Any]) -> dict[str, str]:
     return {volume["target"]: volume["source"] for volume in service["volumes"]}
 
 
-@pytest.mark.parametrize(("profile", "engine"), itertools.product(PROFILES, ENGINES))
+@pytest.mark.parametrize(("profile", "engine"), list(itertools.product(PROFILES, ENGINES)))
 def test_every_combination(tmp_path: Path, profile: str, engine: str) -> None:
     services = _services(tmp_path, [profile], ENGINE=engine)
     assert set(services) == ROLES[profile]
@@ -124,6 +125,34 @@ def test_ascend_310b_has_other_devices(tmp_path: Path) -> None:
 def test_cann_may_come_with_the_image(tmp_path: Path) -> None:
     service = _services(tmp_path, ["engine"], ENGINE="ascend", CANN="image")["engine"]
     assert "/usr/local/Ascend/ascend-toolkit" not in _mounts(service)
+
+
+def test_a_robot_with_ros_takes_its_own_device_image(tmp_path: Path) -> None:
+    device = _services(tmp_path, ["distributed"], DEVICE_IMAGE="device-ros", ROS_IMAGE="ros:humble-ros-base")["device"]
+    assert "/device-ros:" in device["image"]
+    assert device["build"]["target"] == "device-ros"
+    assert device["build"]["args"]["ROS_IMAGE"] == "ros:humble-ros-base"
+
+
+def test_bake_builds_each_image_for_its_platforms(tmp_path: Path) -> None:
+    """Every target that compose knows, and those alone, under the same names."""
+    command = ["docker", "buildx", "bake", "--file", "docker/docker-bake.hcl", "--print"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60, check=True)
+    targets: dict[str, Any] = json.loads(done.stdout)["target"]
+    arm, both = ["linux/arm64"], ["linux/amd64", "linux/arm64"]
+    assert {name: target["platforms"] for name, target in targets.items()} == {
+        "device": both,
+        "device-ros": both,
+        "sim": both,
+        "engine-cuda": ["linux/amd64"],
+        "engine-ascend": both,
+        "engine-rknn": arm,
+    }
+    for engine in ENGINES:
+        service = _services(tmp_path, ["cloud_local"], ENGINE=engine, IMAGE_REGISTRY="inference-service", IMAGE_TAG="1")
+        target = service["engine"]["build"]["target"]
+        assert targets[target]["target"] == target
+        assert targets[target]["tags"][0].split(":")[0] == service["engine"]["image"].split(":")[0]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
