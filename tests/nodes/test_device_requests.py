@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +13,15 @@ import pytest
 
 from inference_service.core.batch import AffineImage
 from inference_service.core.errors import InferenceServiceError
+from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.resize import resize_bilinear
+from inference_service.nodes import policy_runner
 from inference_service.nodes.device_setup import DeviceSetup
 from inference_service.nodes.policy_node import PolicyNode, PolicyParameters
 from inference_service.nodes.policy_runner import RemoteRunner
 from inference_service.transport import create_node
-from robot_config.schema import ControlMode, InferenceConfig
+from robot_config.schema import ControlMode, InferenceConfig, ModelConfig, RtcConfig
 from tests.nodes.harness import POLICY, ROBOT, Dispatching, StandInEngine, StandInRobot, wait_until
 from tests.policies import make_observation, make_plain_folder
 
@@ -194,3 +197,53 @@ def test_pictures_are_shrunk_early_where_both_sides_want_it(
     with pytest.raises(InferenceServiceError, match="enough"):
         runner.run(make_observation(), 0)
     assert engine.requests[-1].batch[TOP].shape == shape
+
+
+class Recording:
+    """A policy that takes the rest of a chunk, and remembers what it was told."""
+
+    def __init__(self, folder: PolicyFolder) -> None:
+        config = folder.config
+        self.spec = PolicySpec(
+            config.type,
+            "recording",
+            "cpu",
+            config.chunk_size,
+            config.action_dim,
+            config.input_features,
+            n_obs_steps=2,
+            supports_rtc=True,
+        )
+        self.contexts: list[InferenceContext] = []
+        self.forgotten: list[str] = []
+
+    def predict_action_chunk(self, batch: Any, context: InferenceContext = NO_CONTEXT) -> np.ndarray:
+        self.contexts.append(context)
+        return np.zeros((self.spec.chunk_size, self.spec.action_dim), np.float32)
+
+    def forget(self, session: str) -> None:
+        self.forgotten.append(session)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_policy_in_this_process_is_told_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = PolicyFolder.load(POLICY)
+    policy = Recording(folder)
+    monkeypatch.setattr(policy_runner, "load_policy", lambda *_, **__: policy)
+    model = ModelConfig(path=str(POLICY), seed=5, rtc=RtcConfig(enabled=True, execution_horizon=9))
+    setup = replace(DeviceSetup.without_robot(folder), model=model)
+    runner = policy_runner.LocalRunner(setup, "onnx", 1, logging.getLogger("device"), lambda: None)
+    assert wait_until(lambda: runner.problem() is None), runner.problem()
+    policy.contexts.clear()
+    for number, stamp_ns in enumerate((10**9, 10**9 + 3 * PERIOD_NS), 1):
+        runner.run(make_observation(), stamp_ns, f"0123abcd-{number}")
+    runner.run(make_observation(), 10**9 + 4 * PERIOD_NS, "0123abcd.1-3")
+    first, second, after_reset = policy.contexts
+    assert first.left_over is None and first.seed == 5 and first.stamp_ns == 10**9
+    assert second.left_over is not None and len(second.left_over.actions) == 47
+    assert second.left_over.execution_horizon == 9 and second.session == first.session
+    assert after_reset.left_over is None and after_reset.session != first.session
+    assert first.session in policy.forgotten
+    runner.close()
