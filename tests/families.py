@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,13 @@ def make_plain_language_folder(path: Path, **tokenizer_options: Any) -> Path:
 
 
 def make_family_folder(
-    path: Path, family: str, *, norm: Norm | None = None, image: tuple[int, int] = (32, 48), **options: Any
+    path: Path,
+    family: str,
+    *,
+    norm: Norm | None = None,
+    image: tuple[int, int] = (32, 48),
+    cameras: Sequence[str] = ("top", "left_wrist"),
+    **options: Any,
 ) -> Path:
     """config.json and processors of ``family`` as LeRobot writes them, with random statistics; ``options`` are the
     configuration's. Needs lerobot, and transformers for families that read language."""
@@ -71,7 +77,7 @@ def make_family_folder(
 
     import torch  # isort: skip
 
-    inputs, outputs = features_of(image, ("top", "left_wrist"), 6, 6)
+    inputs, outputs = features_of(image, cameras, 6, 6)
     parsed = [
         {name: PolicyFeature(type=FeatureType(f["type"]), shape=tuple(f["shape"])) for name, f in features.items()}
         for features in (inputs, outputs)

@@ -31,6 +31,8 @@ from inference_service.core.processing.language import ATTENTION_MASK, TOKENS
 if TYPE_CHECKING:
     from inference_service.core.policy_folder import PolicyFolder
 
+__all__ = ["LeRobotPolicy", "apply_table", "language_features", "load", "load_lerobot_policy"]
+
 
 class LeRobotPolicy:
     """A :class:`~inference_service.core.policy.PolicyWrapper` over a LeRobot policy; also a

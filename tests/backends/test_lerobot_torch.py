@@ -154,9 +154,19 @@ def test_weights_that_lack_a_parameter_or_hold_a_foreign_one_are_refused(path: P
     assert load(damaged, strict=False).spec.policy_type == "act"
 
 
-def test_a_config_that_lerobot_cannot_read_is_refused(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadFailed, match="no_such_field"):
-        load(copy_of(path, tmp_path / "newer", {"no_such_field": 1}))
+def test_a_checkpoint_of_another_lerobot_says_so_by_version(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lerobot
+    from lerobot.configs import PreTrainedConfig
+
+    version = rf"lerobot {lerobot.__version__}, which is installed here"
+    newer = copy_of(path, tmp_path / "newer", {"no_such_field": 1, "another": 2})
+    with pytest.raises(ModelLoadFailed, match=rf"config\.json: .*'act' in {version}, has no another, no_such_field"):
+        load(newer)
+    monkeypatch.setattr(PreTrainedConfig, "get_known_choices", lambda: {"pi0": None})
+    with pytest.raises(ModelLoadFailed, match=rf"'act' is not in {version} \(it has pi0\)"):
+        load(path)
 
 
 def test_devices_that_are_not_here(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
