@@ -15,6 +15,7 @@ sys.path.insert(0, str(REPO / "scripts"))
 
 from benchmarks import options, part_d  # noqa: E402
 from benchmarks.measure import Goal, Series, interleave, ratio  # noqa: E402
+from benchmarks.report import BEGIN, END, write_docs  # noqa: E402
 
 
 def bench(out: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -102,3 +103,21 @@ def test_a_slow_moment_that_meets_both_systems_does_not_show_in_their_ratio():
 @pytest.mark.parametrize(("at_least", "met"), [(False, True), (True, False)])
 def test_a_goal_knows_its_direction(at_least: bool, met: bool):
     assert Goal("g", 1.0, 2.0, at_least).to_json()["met"] is met
+
+
+def test_results_go_between_the_marks_of_the_page(tmp_path: Path):
+    page, picture = tmp_path / "page.md", tmp_path / "robots.png"
+    picture.write_bytes(b"png")
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    for text in ("new\n", "newer\n"):
+        write_docs(text, [picture], page)
+    assert page.read_text() == f"before\n{BEGIN}\n\nnewer\n\n![robots](images/bench_robots.png)\n\n{END}\nafter\n"
+    assert (tmp_path / "images" / "bench_robots.png").read_bytes() == b"png"
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="wants the lines"):
+        write_docs("text", [], page)
+
+
+def test_the_page_in_docs_has_the_marks():
+    text = (REPO / "docs" / "benchmarks.md").read_text()
+    assert text.index(BEGIN) < text.index(END)

@@ -14,9 +14,10 @@ from typing import Any
 
 from benchmarks.machine import describe_machine
 from benchmarks.options import PARTS, build_parser
-from benchmarks.report import markdown, write_plots
+from benchmarks.report import markdown, write_docs, write_plots
 
 DEADLINE_S = 170.0
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 GRACE_S = 10.0
 
 
@@ -37,6 +38,10 @@ def main() -> int:
     result["plots"] = write_plots(result, out)
     text = markdown(result)
     (out / "bench.md").write_text(text)
+    if options.docs:
+        pictures = [out / name for name in result["plots"]]
+        pictures += [picture for picture in (out / "motion.png",) if "h" in options.only and picture.exists()]
+        write_docs(text, pictures, DOCS)
     print(text)
     return 1 if any("error" in part for part in result["parts"].values()) else 0
 

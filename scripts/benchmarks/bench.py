@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
@@ -41,7 +42,7 @@ class Result:
 
 
 class Bench:
-    """A context that ends whatever was started within it."""
+    """A context that ends whatever was started within it. ``until`` (monotonic): when this part should have done."""
 
     def __init__(self, out: Path, *, quick: bool, seconds: float, device: str, peer_python: str | None) -> None:
         self.out = out
@@ -55,6 +56,7 @@ class Bench:
         self._stack = ExitStack()
         self._domains: Iterator[int] = iter(PREFERRED)
         self._count = count(1)
+        self.until = time.monotonic() + seconds
         self._nodes: list[Node] = []
 
     def __enter__(self) -> Bench:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -44,16 +45,24 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def interleave(
-    systems: Mapping[str, Run], repeats: int, rounds: Mapping[str, int], period_s: float = 0.0, warm: int = 3
+    systems: Mapping[str, Run],
+    repeats: int,
+    rounds: Mapping[str, int],
+    period_s: float = 0.0,
+    *,
+    warm: int = 3,
+    until: float = float("inf"),
 ) -> dict[str, Series]:
     """Measure each system ``repeats`` times in turn, so that a change of the machine's mood meets them all.
 
-    ``warm`` rounds of each are run before and not counted.
+    ``warm`` rounds of each are run before and not counted. After ``until`` (monotonic) no third repeat is begun.
     """
     series = {name: Series() for name in systems}
     for run in systems.values() if warm else ():
         run(warm, 0.0)
-    for _ in range(repeats):
+    for turn in range(repeats):
+        if turn > 1 and time.monotonic() > until:
+            break
         for name, run in systems.items():
             result = run(rounds[name], period_s)
             series[name].stages.append(result["stages"])

@@ -37,6 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="where the engine of part e and the model of part f compute: auto, onnx, cpu, cuda… (default: auto)",
     )
+    parser.add_argument(
+        "--docs", action="store_true", help="put the results into docs/benchmarks.md, with the pictures"
+    )
     parser.add_argument("--install-only", action="store_true", help="prepare the environments and stop")
     return parser
 

@@ -28,7 +28,7 @@ def run(bench: Bench) -> Result:
         name = f"{height}x{width}"
         with bench.fresh() as fresh:
             systems = _systems(fresh, height, width)
-            series = interleave(systems, bench.times(15), dict.fromkeys(systems, bench.times(60, 3)))
+            series = interleave(systems, bench.times(15), dict.fromkeys(systems, bench.times(60, 3)), until=bench.until)
         data[name] = {system: one.summary() for system, one in series.items()}
         tables[f"Over the bare policy call, 2 x {name}"] = _table(data[name])
         if "lerobot" in series:

@@ -7,10 +7,12 @@ the websocket and TCP peers do not, or (``float``) makes the model's float32 ten
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.bench import Bench, Result, constant, mode_of
+from benchmarks.costs import step_costs
 from benchmarks.folders import CHUNK, STATE_DIM, picture_bytes
 from benchmarks.measure import Goal, Run, Series, interleave, ratio
 from inference_service.wire.shared_memory import DEFAULT_DIRECTORY
@@ -62,8 +64,12 @@ class Size:
 
 def run(bench: Bench) -> Result:
     sizes = [Size(*size) for size in (SIZES[-1:] if bench.quick else SIZES)]
-    measured = {}
+    measured: dict[str, dict[str, dict[str, Series]]] = {}
+    notes = [] if bench.peer_python else ["LeRobot and the websocket server were left out: no --peers."]
     for size in sizes:
+        if measured and time.monotonic() > bench.until:
+            notes.append(f"2 x {size.name} was left out: the time was up.")
+            continue
         with bench.fresh() as fresh:
             measured[size.name] = _measure(fresh, size, complete=size is sizes[0])
     goals = _goals(measured[sizes[0].name]["back to back"], sizes[0].name)
@@ -71,10 +77,16 @@ def run(bench: Bench) -> Result:
         size: {pace: {name: one.summary() for name, one in series.items()} for pace, series in paces.items()}
         for size, paces in measured.items()
     }
-    data["ratios"] = {goal.name: goal.value for goal in goals}
-    tables = {f"Distributed overhead, 2 x {size}": _table(paces) for size, paces in data.items() if size != "ratios"}
+    tables = {f"Distributed overhead, 2 x {size}": _table(paces) for size, paces in data.items()}
     tables["Where ours goes, median ms"] = _stages(data[sizes[0].name]["back to back"])
-    notes = [] if bench.peer_python else ["LeRobot and the websocket server were left out: no --peers."]
+    first = sizes[0]
+    costs = step_costs(bench.folder(first.height, first.width), first.height, first.width, bench.times(200, 20))
+    tables[f"Python's share at 2 x {first.name}, each step alone"] = [
+        ["step", "µs of its thread"],
+        *([step, f"{cost:.0f}"] for step, cost in costs.items()),
+        ["together", f"{sum(costs.values()):.0f}"],
+    ]
+    data |= {"ratios": {goal.name: goal.value for goal in goals}, "steps_us": costs}
     return Result(data, tables, goals, notes)
 
 
@@ -84,11 +96,11 @@ def _measure(bench: Bench, size: Size, complete: bool) -> dict[str, dict[str, Se
         systems |= _peers(bench, size, complete)
     rounds = {name: max(3, bench.times(FEWER.get(name, ROUNDS), 3)) for name in systems}
     repeats = bench.times(11 if complete else 7)
-    result = {"back to back": interleave(systems, repeats, rounds)}
+    result = {"back to back": interleave(systems, repeats, rounds, until=bench.until)}
     if complete:
         paced = {name: systems[name] for name in PACED if name in systems}
         result["at 30 Hz"] = interleave(
-            paced, bench.times(5), dict.fromkeys(paced, bench.times(15, 3)), PACED_S, warm=0
+            paced, bench.times(5), dict.fromkeys(paced, bench.times(15, 3)), PACED_S, warm=0, until=bench.until
         )
     return result
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from benchmarks.options import PARTS
+
+BEGIN, END = "<!-- results: scripts/bench --docs -->", "<!-- end of results -->"
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -24,6 +27,25 @@ def markdown(result: dict[str, Any]) -> str:
             lines += [f"**{title}**", "", *_table(rows), ""]
         lines += [f"- {note}" for note in part["notes"]]
     return "\n".join(lines) + "\n"
+
+
+def write_docs(text: str, pictures: list[Path], page: Path) -> None:
+    """Put ``text`` and ``pictures`` (as ``images/bench_*.png`` beside the page) between the marks of ``page``.
+
+    Raises:
+        ValueError: the page lacks a mark.
+    """
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page}: wants the lines {BEGIN} and {END}")
+    images = page.parent / "images"
+    images.mkdir(exist_ok=True)
+    links = []
+    for picture in pictures:
+        shutil.copyfile(picture, images / f"bench_{picture.name}")
+        links.append(f"![{picture.stem}](images/bench_{picture.name})\n")
+    page.write_text("\n".join([before + begin, "", text.rstrip(), "", *links, ""]).rstrip() + "\n\n" + end + after)
 
 
 def _goal_rows(goals: list[dict[str, Any]]) -> list[list[str]]:
