@@ -5,9 +5,10 @@ A plan is a pure function of the robot's file and the launch arguments (files ar
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from robot_config.arguments import (
@@ -245,7 +246,12 @@ def _local_engine(cfg: RobotConfig, inference: InferenceConfig, policy: str, arg
         output_topic=inference.cloud_result_topic,
         transport=arguments.transport,
     )
-    return _engine(policy, engine)
+    spec = _engine(policy, engine)
+    model = cfg.models.get(inference.model or "")
+    if model is None or not model.backend_options:
+        return spec
+    options = {"backend_options": json.dumps(dict(model.backend_options))}
+    return replace(spec, parameters={**spec.parameters, **options})
 
 
 def _engine(policy: str, arguments: EngineArguments) -> ProcessSpec:

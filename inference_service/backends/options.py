@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -22,6 +23,25 @@ def check_extra(backend: str, extra: Mapping[str, Any], known: Collection[str]) 
             near = get_close_matches(key, known, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise BackendError(f"backend '{backend}' has no option '{key}'{hint} Known: {', '.join(sorted(known))}")
+
+
+def parse_extra(text: str) -> dict[str, Any]:
+    """The extra options in a node's parameter: a JSON object, or nothing.
+
+    Raises:
+        BackendError: it is none.
+    """
+    if not text.strip():
+        return {}
+    try:
+        extra = json.loads(text)
+    except ValueError as error:
+        extra = error
+    if not isinstance(extra, dict):
+        raise BackendError(
+            f"parameter 'backend_options' must be a JSON object such as {{\"seed\": 1}}, found {text!r:.80}"
+        )
+    return extra
 
 
 def available_cpus() -> int:

@@ -67,6 +67,11 @@ class DeviceSetup:
             _rate_place(self.mode),
         )
 
+    @property
+    def backend_options(self) -> dict[str, str | float | int | bool]:
+        """The runtime's own, for an engine in this process."""
+        return dict(self.model.backend_options) if self.model else {}
+
     def encodings(self, logger: logging.Logger) -> Encodings:
         inference = self.mode.inference
         return Encodings(inference.encodings, logger, f"{inference.where('encodings')}: encodings")

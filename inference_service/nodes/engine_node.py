@@ -20,6 +20,7 @@ from dataclasses import replace
 from pydantic import Field
 
 from inference_service import __version__
+from inference_service.backends.options import parse_extra
 from inference_service.backends.registry import load_policy, require_known
 from inference_service.core.errors import (
     EngineUnavailable,
@@ -63,7 +64,8 @@ REQUESTS_DEPTH = 256
 
 
 class EngineParameters(NodeParameters):
-    """``device`` as in the launch arguments; ``threads`` 0 leaves the number to the runtime.
+    """``device`` as in the launch arguments; ``threads`` 0 leaves the number to the runtime; ``backend_options``: its
+    own, a JSON object.
 
     ``batch_max``: how many devices' requests one pass may answer, where the backend can (1 switches it off).
     ``batch_wait_ms``: how long a request may wait for those of other devices; one that is alone never waits.
@@ -77,6 +79,7 @@ class EngineParameters(NodeParameters):
     input_topic: str = "/preprocessed/batch"
     output_topic: str = "/inference/action"
     threads: int = 0
+    backend_options: str = ""
     batch_max: int = Field(default=8, ge=1, le=256)
     batch_wait_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
     serve_policy_files: bool = True
@@ -118,7 +121,8 @@ class EngineNode:
     def _load_policy(self) -> PolicyWrapper:
         device = self._parameters.device
         self._logger.info("Loading policy from %s with inference_backend=%s...", self._folder.path, device)
-        return load_policy(self._folder, device, threads=self._parameters.threads)
+        options = parse_extra(self._parameters.backend_options)
+        return load_policy(self._folder, device, threads=self._parameters.threads, **options)
 
     def _on_change(self) -> None:
         spec, state = self._host.spec, self._host.state

@@ -66,6 +66,7 @@ class LocalRunner:
         self._preprocessor = TensorPreprocessor(folder)
         self._postprocessor = TensorPostprocessor(folder)
         self._continuity = setup.continuity(logger)
+        self._options = setup.backend_options
         self._engine: PureInferenceEngine | None = None
         self._coordinator: InferenceCoordinator | None = None
         self._problem: str | None = "engine is LOADING"
@@ -77,7 +78,7 @@ class LocalRunner:
     def _load(self, folder: PolicyFolder, device: str, threads: int) -> None:
         yield_to_control()
         try:
-            engine = PureInferenceEngine(load_policy(folder, device, threads=threads))
+            engine = PureInferenceEngine(load_policy(folder, device, threads=threads, **self._options))
             self._problem = "engine is WARMING_UP"
             engine.warm_up()
         except Exception as error:

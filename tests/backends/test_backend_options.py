@@ -17,6 +17,16 @@ def test_an_unknown_option_names_the_nearest() -> None:
         options.check_extra("onnx", {"provider": []}, {"providers"})
 
 
+def test_options_of_a_nodes_parameter() -> None:
+    assert options.parse_extra("") == options.parse_extra(" ") == {}
+    assert options.parse_extra('{"seed": 1, "autocast": "bfloat16"}') == {"seed": 1, "autocast": "bfloat16"}
+    for text in ("seed", "[1]", '{"seed": 1'):
+        with pytest.raises(
+            BackendError, match=r"'backend_options' must be a JSON object such as \{\"seed\": 1\}, found"
+        ):
+            options.parse_extra(text)
+
+
 @pytest.mark.parametrize(("content", "cpus"), [("max 100000\n", None), ("150000 100000\n", 1.5), ("50000 100000", 0.5)])
 def test_a_containers_quota_is_read(content: str, cpus: float | None, tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text(content)

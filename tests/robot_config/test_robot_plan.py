@@ -115,6 +115,12 @@ def test_cloud_local_starts_the_engine_here_on_the_same_topics(write: Write, pol
     assert "input_topic:=/to output_topic:=/from" in note
 
 
+def test_options_of_the_runtime_reach_an_engine_started_here(write: Write, policy: Path) -> None:
+    path = write("lerobot_norm_mode: none}", "lerobot_norm_mode: none, backend_options: {seed: 3, autocast: bfloat16}}")
+    plan = make_plan(load_robot_config(path), LaunchArguments(execution_mode="distributed", cloud_local=True))
+    assert parameters(plan, "pure_inference")["backend_options"] == '{"seed": 3, "autocast": "bfloat16"}'
+
+
 def test_the_yaml_decides_where_the_launch_does_not(write: Write, policy: Path) -> None:
     cfg = load_robot_config(write("execution_mode: monolithic", "execution_mode: distributed"))
     assert parameters(make_plan(cfg, LaunchArguments()), "act_inference_node")["execution_mode"] == "distributed"
