@@ -44,7 +44,13 @@ def isolated(domain: int) -> Iterator[None]:
 
     A ``CYCLONEDDS_URI`` of the caller's is set aside: it may name a robot's network.
     """
-    ours = {"CYCLONEDDS_URI": None, "DDS_INTERFACE": "lo", "ROS_DOMAIN_ID": str(domain)}
+    with environment({"CYCLONEDDS_URI": None, "DDS_INTERFACE": "lo", "ROS_DOMAIN_ID": str(domain)}):
+        yield
+
+
+@contextmanager
+def environment(ours: Mapping[str, str | None]) -> Iterator[None]:
+    """``ours`` in this process and the children it starts meanwhile; None: not set."""
     before = {name: os.environ.get(name) for name in ours}
     _set_environment(ours)
     try:

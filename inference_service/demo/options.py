@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     modes = ("distributed", "monolithic")
     add = parser.add_argument
     add("--mode", choices=modes, default=modes[0], help="the model in an engine process, or in the device node itself")
-    add("--device", default="auto", metavar="NAME", help="auto, onnx, cpu, cuda…; cpu and cuda run LeRobot on torch")
+    add("--device", default="auto", metavar="NAME", help="auto, onnx, cpu, cuda…; boards by stand-ins: ascend_om, …")
     add("--seconds", type=_seconds, metavar="N", help="stop N seconds after the first command (default: until Ctrl-C)")
     add("--policy", type=Path, metavar="DIR", help="a LeRobot policy directory (default: the robot's own)")
     add("--robot", default="so101_sim", metavar="NAME", help="a robot of robot_config, or a YAML file")

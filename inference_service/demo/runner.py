@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from inference_service.core.errors import InferenceServiceError
+from inference_service.demo.boards import board_for
 from inference_service.demo.collector import Collector
 from inference_service.demo.display import Display, LineDisplay, LogFile, TableDisplay, logs_to, tell
 from inference_service.demo.isolation import free_domain, isolated
@@ -221,7 +222,12 @@ def main(argv: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
     try:
-        return run(options, stop)
+        with board_for(options) as board:
+            status = run(board.options, stop)
+            broken = board.broken_rules()
+        for line in broken:
+            tell(f"FAILED: a rule of the vendor's runtime was broken: {line}")
+        return max(status, EXIT_FAILED) if broken else status
     except (InferenceServiceError, RobotConfigError, OSError) as error:
         sys.stderr.write(f"scripts/demo: {error}\n")
         return EXIT_CANNOT_START
