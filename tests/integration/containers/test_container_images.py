@@ -22,8 +22,11 @@ IMAGES = [
     ("engine-ascend", _BOOKWORM, 300),
     ("engine-cuda", _TRIXIE, None),
 ]
-# What `pip install torch torchvision` brings.
-_TORCH = "torch torchgen functorch torchvision torchvision.libs triton nvidia cuda sympy mpmath networkx jinja2 fsspec"
+# What `pip install torch torchvision` brings: the second one wants numpy and pillow.
+_TORCH = (
+    "torch torchgen functorch torchvision torchvision.libs triton nvidia cuda sympy mpmath networkx jinja2 markupsafe "
+    "fsspec filelock setuptools numpy numpy.libs PIL pillow.libs"
+)
 
 
 @pytest.fixture(params=IMAGES, ids=[name for name, *_ in IMAGES])
