@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from inference_service.core.batch import Float32, Observation
-from inference_service.core.engine import PureInferenceEngine
+from inference_service.core.batch import Batch, Float32, Observation
+from inference_service.core.engine import InferenceResult
 from inference_service.core.policy import NO_CONTEXT, InferenceContext
 from inference_service.core.postprocessor import TensorPostprocessor
 from inference_service.core.preprocessor import TensorPreprocessor
@@ -28,12 +28,16 @@ MakeContext = Callable[[Mapping[str, Any]], InferenceContext]
 """An inference context out of what the preprocessor remembered of the observation."""
 
 
+class Engine(Protocol):
+    """As much of an engine as is needed here: PureInferenceEngine, or who keeps one."""
+
+    def infer(self, batch: Batch, context: InferenceContext = NO_CONTEXT) -> InferenceResult: ...
+
+
 class InferenceCoordinator:
     """Chains the three parts. Nothing is serialised, copied or kept between calls."""
 
-    def __init__(
-        self, preprocessor: TensorPreprocessor, engine: PureInferenceEngine, postprocessor: TensorPostprocessor
-    ) -> None:
+    def __init__(self, preprocessor: TensorPreprocessor, engine: Engine, postprocessor: TensorPostprocessor) -> None:
         self._preprocessor = preprocessor
         self._engine = engine
         self._postprocessor = postprocessor

@@ -11,17 +11,19 @@ from typing import Protocol
 from inference_service.backends.registry import load_policy, require_known
 from inference_service.core.batch import Float32, Observation
 from inference_service.core.coordinator import InferenceCoordinator
-from inference_service.core.engine import PureInferenceEngine
-from inference_service.core.errors import EngineUnavailable, InferenceServiceError
-from inference_service.core.policy_folder import PolicyFolder
+from inference_service.core.errors import EngineUnavailable
 from inference_service.core.postprocessor import TensorPostprocessor
 from inference_service.core.preprocessor import TensorPreprocessor
 from inference_service.nodes.device_encodings import Encodings
 from inference_service.nodes.device_setup import DeviceSetup
 from inference_service.nodes.engine_client import EngineClient
+from inference_service.nodes.engine_host import EngineHost
 from inference_service.nodes.runtime import monotonic_ms, yield_to_control
 from inference_service.transport.protocol import Node
-from inference_service.wire.card import EngineCard
+from inference_service.wire.card import EngineCard, EngineState
+
+KEEP_PERIOD_S = 0.2
+"""How often an engine in this process is looked after."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Runner(Protocol):
 
 
 class LocalRunner:
-    """Monolithic: the engine in this process, loaded and warmed up on a thread of its own."""
+    """Monolithic: the engine in this process, loaded, warmed up and after a fault started again on a thread of its
+    own."""
 
     def __init__(
         self,
@@ -66,60 +69,60 @@ class LocalRunner:
         self._preprocessor = TensorPreprocessor(folder)
         self._postprocessor = TensorPostprocessor(folder)
         self._continuity = setup.continuity(logger)
-        self._options = setup.backend_options
-        self._engine: PureInferenceEngine | None = None
-        self._coordinator: InferenceCoordinator | None = None
-        self._problem: str | None = "engine is LOADING"
         self._logger = logger
         self._on_change = on_change
-        self._loader = threading.Thread(target=self._load, args=(folder, device, threads), name="loader", daemon=True)
-        self._loader.start()
+        self._host = EngineHost(
+            lambda: load_policy(folder, device, threads=threads, **setup.backend_options), logger, self._changed
+        )
+        self._coordinator = InferenceCoordinator(self._preprocessor, self._host, self._postprocessor)
+        self._closing = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="loader", daemon=True)
+        self._keeper.start()
 
-    def _load(self, folder: PolicyFolder, device: str, threads: int) -> None:
+    def _keep(self) -> None:
+        """Load, and start again what broke."""
         yield_to_control()
-        try:
-            engine = PureInferenceEngine(load_policy(folder, device, threads=threads, **self._options))
-            self._problem = "engine is WARMING_UP"
-            engine.warm_up()
-        except Exception as error:
-            self._logger.error(
-                "Engine failed to load: %s", error, exc_info=not isinstance(error, InferenceServiceError)
-            )
-            self._problem = f"engine is FAULT: {error}"
-        else:
-            spec = engine.spec
-            self._coordinator = InferenceCoordinator(self._preprocessor, engine, self._postprocessor)
-            self._engine, self._problem = engine, None
+        self._host.start()
+        while not self._closing.wait(KEEP_PERIOD_S):
+            self._host.watch()
+            self._host.tend()
+
+    def _changed(self) -> None:
+        spec = self._host.spec
+        if self._host.state is EngineState.READY and spec:
             self._logger.info("Engine loaded: %s on %s (%s)", spec.policy_type, spec.device, spec.backend_type)
         self._on_change()
 
     def run(self, observation: Observation, obs_stamp_ns: int, inference_id: str = "") -> Answer:
-        engine, coordinator, continuity = self._engine, self._coordinator, self._continuity
-        if coordinator is None or engine is None or self._problem:
-            raise EngineUnavailable(self._problem or "engine is closed")
+        host, continuity, spec = self._host, self._continuity, self._host.spec
+        problem = host.problem
+        if problem or spec is None:
+            raise EngineUnavailable(problem or "engine is LOADING")
         started = monotonic_ms()
         ended = continuity.begin(inference_id)
         if ended is not None:
-            engine.forget(ended)
-        session = continuity.session
-        result = coordinator.infer(
-            observation, lambda prepared: continuity.context(obs_stamp_ns, prepared, engine.spec.supports_rtc)
+            host.forget(ended)
+        session, supports_rtc = continuity.session, spec.supports_rtc
+        result = self._coordinator.infer(
+            observation, lambda prepared: continuity.context(obs_stamp_ns, prepared, supports_rtc)
         )
         continuity.remember(session, obs_stamp_ns, result.normalised, result.actions, monotonic_ms() - started)
         return Answer(result.actions, result.timing_ms)
 
     def problem(self) -> str | None:
-        return self._problem
+        return self._host.problem
 
     def values(self) -> dict[str, str]:
-        spec = self._engine.spec if self._engine else None
-        return {"backend_type": spec.backend_type, "device": spec.device} if spec else {}
+        spec = self._host.spec
+        shown = {"backend_type": spec.backend_type, "device": spec.device} if spec else {}
+        return {**shown, "engine_faults": str(self._host.faults)}
 
     def close(self) -> None:
-        self._loader.join(timeout=5.0)
-        if self._engine is not None:
-            self._engine.close()
-            self._engine, self._problem = None, "engine is closed"
+        self._host.drain()
+        self._closing.set()
+        self._keeper.join(timeout=5.0)
+        if not self._keeper.is_alive():
+            self._host.close()
 
 
 class WireParameters(Protocol):

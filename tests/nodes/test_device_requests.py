@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from inference_service.core.batch import AffineImage
-from inference_service.core.errors import InferenceServiceError
+from inference_service.core.errors import EngineFault, EngineUnavailable, InferenceServiceError
 from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.resize import resize_bilinear
@@ -246,4 +247,32 @@ def test_a_policy_in_this_process_is_told_the_same(monkeypatch: pytest.MonkeyPat
     assert second.left_over.execution_horizon == 9 and second.session == first.session
     assert after_reset.left_over is None and after_reset.session != first.session
     assert first.session in policy.forgotten
+    runner.close()
+
+
+def test_a_runtime_that_breaks_in_this_process_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault: the runtime is gone while the robot moves. Expected: told and refused at once, back by itself."""
+    folder = PolicyFolder.load(POLICY)
+    broken, whole = Recording(folder), Recording(folder)
+    loaded = iter([broken, whole])
+    monkeypatch.setattr(policy_runner, "load_policy", lambda *_, **__: next(loaded))
+    changes: list[float] = []
+    setup, note = DeviceSetup.without_robot(folder), lambda: changes.append(time.monotonic())
+    runner = policy_runner.LocalRunner(setup, "onnx", 1, logging.getLogger("device"), note)
+    assert wait_until(lambda: runner.problem() is None), runner.problem()
+
+    def gone(batch: Any, context: InferenceContext = NO_CONTEXT) -> np.ndarray:
+        raise EngineFault("npu 0 fell off the bus")
+
+    monkeypatch.setattr(broken, "predict_action_chunk", gone)
+    before = len(changes)
+    with pytest.raises(EngineFault):
+        runner.run(make_observation(), 10**9)
+    assert len(changes) == before + 1, "nobody was told"
+    assert runner.problem() == "engine is FAULT npu 0 fell off the bus"
+    with pytest.raises(EngineUnavailable, match="fell off"):
+        runner.run(make_observation(), 10**9)
+    assert wait_until(lambda: runner.problem() is None), runner.problem()
+    runner.run(make_observation(), 10**9)
+    assert len(whole.contexts) == 2 and runner.values()["engine_faults"] == "1"
     runner.close()
