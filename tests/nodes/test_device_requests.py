@@ -74,6 +74,8 @@ def device(opened: list[Any], tmp_path: Path) -> Make:
     def make(model: str = "", inference: str = "") -> PolicyNode:
         text = ROBOT.read_text(encoding="utf-8").replace("policies/so101_act_demo", str(POLICY))
         text = text.replace("      device: auto ", f"{model}      device: auto ", 1)
+        if "encodings" in inference:
+            text = text.replace("        encodings: {default: u8}\n", "")
         text = text.replace("        request_timeout: 5.0", f"{inference}        request_timeout: 5.0", 1)
         path = tmp_path / "arm.yaml"
         path.write_text(text, encoding="utf-8")
