@@ -60,6 +60,15 @@ class _Pending:
 
 
 @dataclass(frozen=True)
+class _Heard:
+    """A card, when it came (monotonic seconds), and what the handshake makes of it."""
+
+    card: EngineCard
+    at_s: float
+    mismatch: str | None
+
+
+@dataclass(frozen=True)
 class EngineAnswer:
     """A normalised chunk, float32 (chunk, action_dim), and where the time went (ms)."""
 
@@ -93,7 +102,7 @@ class EngineClient:
         self._sequence = 0
         self._lock = threading.Lock()
         self._pending: dict[str, _Pending] = {}
-        self._cards: dict[str, tuple[EngineCard, float]] = {}
+        self._cards: dict[str, _Heard] = {}
         self._card_seen = False
         self._problem: str | None = None
         self._matched_since: float | None = None
@@ -206,21 +215,21 @@ class EngineClient:
     def _usable_card(self) -> EngineCard | None:
         """The card of a READY engine with our policy, or None where only a plain engine can be there."""
         with self._lock:
-            cards = [card for card, _ in self._cards.values()]
+            heard = list(self._cards.values())
             seen = self._card_seen
         if not seen:
             self._require_plain_engine()
             return None
-        if not cards:
+        if not heard:
             raise EngineUnavailable("the engine is lost: its card is silent")
-        ready = [card for card in cards if card.state is EngineState.READY]
+        ready = [one for one in heard if one.card.state is EngineState.READY]
         if not ready:
-            states = ", ".join(f"{card.engine_id} is {card.state.name} {card.message}".strip() for card in cards)
+            states = ", ".join(f"{h.card.engine_id} is {h.card.state.name} {h.card.message}".strip() for h in heard)
             raise EngineUnavailable(f"no engine is READY: {states}")
-        problems = [self._handshake.problem(card) for card in ready]
-        if None not in problems:
-            raise PolicyMismatch("\n".join(filter(None, problems)))
-        return ready[problems.index(None)]
+        for one in ready:
+            if one.mismatch is None:
+                return one.card
+        raise PolicyMismatch("\n".join(one.mismatch for one in ready if one.mismatch))
 
     def _require_plain_engine(self) -> None:
         """A plain engine is one that subscribes our batches and shows no sign of a card for a while."""
@@ -242,9 +251,10 @@ class EngineClient:
         if card.wire != WIRE_VERSION:
             self.dropped["card_version"] += 1
             return
+        heard = _Heard(card, time.monotonic(), self._handshake.problem(card))
         with self._lock:
             self._card_seen = True
-            self._cards[card.engine_id] = (card, time.monotonic())
+            self._cards[card.engine_id] = heard
         self._watch()
 
     def _watch(self) -> None:
@@ -252,7 +262,7 @@ class EngineClient:
         now = time.monotonic()
         self._matched_since = (self._matched_since or now) if self._publisher.matched else None
         with self._lock:
-            self._cards = {k: (c, t) for k, (c, t) in self._cards.items() if now - t < CARD_LOST_S}
+            self._cards = {key: one for key, one in self._cards.items() if now - one.at_s < CARD_LOST_S}
             orphans = [p for p in self._pending.values() if p.engine_id and p.engine_id not in self._cards]
         for pending in orphans:
             pending.lost = "the engine was lost while it worked on the request"
