@@ -119,7 +119,8 @@ def test_dds_is_debians_own(build: Callable[[str], str]) -> None:
     """With the DDS Security plug-ins, which the wheels of PyPI lack; so on every architecture."""
     found = _shell(
         build("device"),
-        "ls /usr/lib/*/libddsc0debian/libdds_security_ac.so /usr/lib/*/libddsc.so*; ls /opt/venv/lib/python3*/site-packages",
+        "ls /usr/lib/*/libddsc0debian/libdds_security_ac.so /usr/lib/*/libddsc.so*;"
+        " ls /opt/venv/lib/python3*/site-packages",
     )
     assert "libdds_security_ac.so" in found
     assert "cyclonedds.libs" not in found
