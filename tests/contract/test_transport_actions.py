@@ -218,6 +218,7 @@ def test_closing_the_server_aborts_its_goals(nodes: Nodes) -> None:
     server, client, outcome = Server(nodes), _client(nodes), Outcome()
     client.send_goal(goal("wait"), outcome)
     wait_for(lambda: server.goals, "the goal")
+    time.sleep(1.0)  # until the client has asked for the result; one that has not learns of the end by silence
     server.node.close()
     assert outcome.wait()[0] == GoalStatus.ABORTED
     assert server.goals[0].cancel_requested

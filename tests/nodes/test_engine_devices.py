@@ -232,7 +232,12 @@ def test_the_policy_s_pixels_are_the_message_s(asking: Asking, start: Start, mon
     """From the wire to the policy nothing is copied: a camera's pixels lie in the DDS library's own buffer."""
     policy, messages = ToldPolicy(), []
     decode = engine_node.decode_request
-    monkeypatch.setattr(engine_node, "decode_request", lambda message: (messages.append(message), decode(message))[1])
+
+    def noted(message: Any, **options: Any) -> Any:
+        messages.append(message)
+        return decode(message, **options)
+
+    monkeypatch.setattr(engine_node, "decode_request", noted)
     start(policy)
     asking.wait_for(EngineState.READY)
     codecs = {"observation.images.top": "u8", "observation.images.wrist": "u8"}

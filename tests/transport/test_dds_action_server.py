@@ -213,6 +213,10 @@ def test_closing_while_a_cancel_request_is_under_way_is_no_error(rig: Rig, caplo
     arrived = threading.Event()
     handle = rig.server._cancel._on_request
     rig.server._cancel._on_request = lambda *it: (arrived.set(), handle(*it))
+    # Nothing else that wants the lock may hold the server's thread: neither the goal just taken nor the sweeper.
+    rig.server._sweeper.cancel()
+    rig.until(lambda: rig.server._goals[goal_id].worker is not None)
+    time.sleep(0.2)
     with rig.server._lock:
         rig._services["cancel_goal"].call(request, lambda _: None)
         assert arrived.wait(10)

@@ -85,6 +85,9 @@ class RosSubscription:
         self._group = group
         self._logger = logger
         self._waiting: deque[bytes] = deque(maxlen=qos.depth)
+        self._closed = False
+        # What a transient-local publisher kept may arrive before this returns.
+        self._subscription: Any = None
         self._subscription = node.create_subscription(
             ros_class(msg_type), topic, self._take, qos_profile(qos), callback_group=callback_group,
             event_callbacks=events, raw=True,
@@ -96,7 +99,7 @@ class RosSubscription:
         self._group.post(self._handle_one)
 
     def _handle_one(self) -> None:
-        if not self._waiting or self._subscription is None:
+        if not self._waiting or self._closed:
             return
         try:
             message = deserialize(self._waiting.popleft(), self._type)
@@ -118,6 +121,7 @@ class RosSubscription:
 
     def close(self) -> None:
         """Idempotent. A callback that is running ends by itself."""
+        self._closed = True
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             self._node.destroy_subscription(subscription)
