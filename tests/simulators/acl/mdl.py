@@ -57,6 +57,8 @@ def _open(path: str) -> Any:
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:
+        # As a converter for a board does with the batch axis that an export leaves open.
+        options.add_free_dimension_override_by_name("batch", 1)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise Refused(545001, f"model does not load: {error}") from error

@@ -110,6 +110,8 @@ class OnnxModel:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        # As a converter for a board does with the batch axis that an export leaves open.
+        options.add_free_dimension_override_by_name("batch", 1)
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.sizes = [math.prod(node.shape) for node in self.session.get_inputs()]
 

@@ -160,6 +160,8 @@ class RKNNLite:
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
         try:
+            # As a converter for a board does with the batch axis that an export leaves open.
+            options.add_free_dimension_override_by_name("batch", 1)
             session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001  any damage is RKNN_ERR_MODEL_INVALID
             _log(f"rknn_init, failed to load model: -6 ({error})")
