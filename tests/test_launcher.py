@@ -307,6 +307,7 @@ def test_a_guard_that_was_ended_is_replaced(stage: Callable[..., Stage]) -> None
     guard.kill()
     guard.wait(timeout=DEADLINE_S)
     scene.launcher.restart("one")
+    wait_for(lambda: scene.lines.count(("one", "ready")) == 2, "one to be ready again")
     replaced = scene.launcher._guard
     assert replaced is not None
     assert replaced.poll() is None

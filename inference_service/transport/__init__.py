@@ -29,11 +29,16 @@ def create_node(name: str, transport: str = "dds", **options: Any) -> Node:
     if transport not in _TRANSPORTS:
         raise TransportError(f"transport {transport!r}: wants one of auto, {', '.join(_TRANSPORTS)}")
     module, class_name, library = _TRANSPORTS[transport]
-    if find_spec(library) is None:
+    if not _installed(library):
         raise TransportError(f"transport {transport!r} needs {library}, which is not installed here")
     return cast(Node, getattr(import_module(module), class_name)(name, **options))
 
 
 def _best() -> str:
-    there = find_spec("rclpy") is not None and find_spec("inference_service.transport.ros") is not None
-    return "ros" if there else "dds"
+    return "ros" if _installed("rclpy") and _installed("inference_service.transport.ros") else "dds"
+
+
+def _installed(library: str) -> bool:
+    """A mere folder of that name on the path, which Python would import too, is no library."""
+    spec = find_spec(library)
+    return spec is not None and spec.origin is not None

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,19 @@ def test_auto_takes_dds_where_rclpy_is_not_installed(domain_id: int) -> None:
     node.close()
     with pytest.raises(TransportError, match="wants one of auto, dds, ros"):
         create_node("anyone", "zenoh")
+
+
+def test_a_folder_called_rclpy_is_no_rclpy(domain_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cyclonedds")
+    if find_spec("rclpy") is not None:
+        pytest.skip("rclpy is here")
+    (tmp_path / "rclpy").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    node = create_node("anyone", "auto")
+    assert type(node).__module__.startswith("inference_service.transport.dds")
+    node.close()
+    with pytest.raises(TransportError, match="needs rclpy, which is not installed here"):
+        create_node("anyone", "ros")
 
 
 def test_a_node_started_by_such_a_line_says_its_parameters_are_wrong(params: Path) -> None:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-REAL = importlib.util.find_spec("rclpy") is not None
+_SPEC = importlib.util.find_spec("rclpy")
+REAL = _SPEC is not None and _SPEC.origin is not None
 SEARCH_PATH = () if REAL else (str(FOLDER),)
 """What another process needs on its path to run the ``ros`` transport as this one does."""
 
