@@ -267,10 +267,10 @@ def test_a_runtime_that_breaks_in_this_process_is_started_again(monkeypatch: pyt
         raise EngineFault("npu 0 fell off the bus")
 
     monkeypatch.setattr(broken, "predict_action_chunk", gone)
-    before = len(changes)
+    broken_at = time.monotonic()
     with pytest.raises(EngineFault):
         runner.run(make_observation(), 10**9)
-    assert len(changes) == before + 1, "nobody was told"
+    assert any(at >= broken_at for at in changes), "nobody was told"
     assert runner.problem() == "engine is FAULT npu 0 fell off the bus"
     with pytest.raises(EngineUnavailable, match="fell off"):
         runner.run(make_observation(), 10**9)
