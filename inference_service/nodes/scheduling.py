@@ -37,6 +37,10 @@ class Scheduling:
         thread = threading.Thread(target=_collect, args=(self.apply, refusals), name="scheduling", daemon=True)
         thread.start()
         thread.join(_TRY_S)
+        if thread.is_alive():
+            raise ValueError(
+                f"real_time_priority and cpu_affinity were not in force after {_TRY_S:g} s: leave them out"
+            )
         if refusals:
             raise refusals[0]
 
@@ -76,10 +80,10 @@ def _pin(cpus: tuple[int, ...]) -> None:
 def _raise_priority(priority: int) -> None:
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-    except PermissionError as error:
+    except OSError as error:
         raise ValueError(
-            f"real_time_priority {priority} is not permitted: give the user an rtprio of {priority} or more in "
-            "/etc/security/limits.conf, or the container cap_add: [SYS_NICE] and ulimits: {rtprio: 99}; "
+            f"real_time_priority {priority} is not permitted ({error.strerror}): give the user an rtprio of {priority} "
+            "or more in /etc/security/limits.conf, or the container cap_add: [SYS_NICE] and ulimits: {rtprio: 99}; "
             "or leave the key out"
         ) from error
 
