@@ -1,4 +1,4 @@
-"""Shared fixtures: DDS pinned to loopback, a domain of one's own per test."""
+"""Shared fixtures: DDS pinned to loopback, a domain of one's own per test; one journal of vendors' rules for all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import random
 import pytest
 
 from inference_service.demo.isolation import domain_in_use
+
+pytest_plugins = ["tests.suite_journal"]
 
 LOOPBACK_URI = (
     "<CycloneDDS><Domain id='any'><General><Interfaces><NetworkInterface name='lo' multicast='true'/></Interfaces>"

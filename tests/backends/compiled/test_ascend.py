@@ -249,6 +249,7 @@ def test_whatever_call_fails_while_loading_nothing_stays_allocated(acl: Any, tmp
             assert acl.simulator.journal == [], (function, nth)
 
 
+@pytest.mark.breaks_rules
 def test_a_failure_while_releasing_does_not_leak_the_rest(
     acl_rules: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

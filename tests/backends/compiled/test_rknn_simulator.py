@@ -20,6 +20,7 @@ from tests.simulators.rknnlite.rig import LIBRARY, RKNNSimulator, installed, tin
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.breaks_rules
 GRAPH = {"state": (1, 6), "top": (1, 3, 8, 10), "mask": (1, 2, 5, 5)}
 FORMATS = ["nchw", "nhwc", "nchw"]
 

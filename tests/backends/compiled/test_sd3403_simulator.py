@@ -13,6 +13,7 @@ import pytest
 
 from tests.simulators.sd3403.rig import SD3403Simulator, stub_model
 
+pytestmark = pytest.mark.breaks_rules
 MAGIC = 0x53565031
 
 

@@ -3,7 +3,7 @@
 Put the directory above this one on ``sys.path`` or ``PYTHONPATH``. ``.om`` files are ONNX models. Like pyACL it
 returns codes and never raises. Tests talk to :data:`simulator`; a process of its own is told by the environment:
 
-``ACL_SIM_JOURNAL``  a file that gets one line per violation, and one per leak at exit
+``ACL_SIM_JOURNAL``  a file that gets one line per violation, and one per leak at exit; ``SIMULATOR_JOURNAL`` likewise
 ``ACL_SIM_FAULTS``   ``mdl.execute:3=507011,rt.malloc:1=207001``: the n-th call of a function returns a code
 ``ACL_SIM_SOC``      the chip's name; a model whose metadata has another ``soc_version`` does not load
 """

@@ -136,9 +136,11 @@ class Simulator:
     def violation(self, rule: int, text: str) -> None:
         line = f"A.9 rule {rule}: {text} [thread {threading.current_thread().name}]"
         self.journal.append(line)
-        if target := os.environ.get("ACL_SIM_JOURNAL"):
-            with Path(target).open("a") as stream:
-                stream.write(f"{os.getpid()} {line}\n")
+        test = os.environ.get("PYTEST_CURRENT_TEST", "no test")
+        for variable in ("ACL_SIM_JOURNAL", "SIMULATOR_JOURNAL"):
+            if target := os.environ.get(variable):
+                with Path(target).open("a") as stream:
+                    stream.write(f"acl {os.getpid()} {line} [{test}]\n")
 
     def leaks(self) -> list[str]:
         """What was not released, one line per kind."""

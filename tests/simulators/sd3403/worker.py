@@ -6,7 +6,8 @@ numpy, so that it starts in milliseconds). DIR holds
 
 * ``sim.json``: ``padded`` (rows padded to 8), ``output`` (index of the action, 1), ``greeting`` (vendor chatter at
   the start), ``start`` (a fault at the start), ``faults`` ({request id: fault}); see :data:`FAULTS`;
-* ``journal.jsonl``, written here: every broken rule of the protocol, see :class:`Rules`;
+* ``journal.jsonl``, written here: every broken rule of the protocol, see :class:`Rules`; a file in
+  ``SIMULATOR_JOURNAL`` gets the same;
 * ``pids``, written here: one line per start;
 * ``hanging``, made here when the fault ``hang`` begins.
 """
@@ -54,10 +55,20 @@ class Rules:
         self.directory = directory
         self.sizes = sizes
         self.last_id: int | None = None
+        self.asker = os.getppid()
+
+    def cut_short(self, text: str) -> None:
+        """A breach, unless who asked was killed and could not do better."""
+        if os.getppid() == self.asker:
+            self.breach("truncated", text)
 
     def breach(self, rule: str, text: str) -> None:
         with (self.directory / "journal.jsonl").open("a") as journal:
             journal.write(json.dumps({"pid": os.getpid(), "rule": rule, "text": text}) + "\n")
+        if of_the_suite := os.environ.get("SIMULATOR_JOURNAL"):
+            with Path(of_the_suite).open("a") as journal:
+                test = os.environ.get("PYTEST_CURRENT_TEST", "no test")
+                journal.write(f"sd3403 {os.getpid()} {rule}: {text} [{test}]\n")
 
     def start(self, environment: dict[str, str]) -> None:
         if old := [name for name in environment if name.startswith("SVP_")]:
@@ -188,12 +199,12 @@ class Simulator:
         stdin = sys.stdin.buffer
         while head := stdin.read(REQUEST.size):
             if len(head) < REQUEST.size:
-                return self.rules.breach("truncated", f"{len(head)} bytes of a header")
+                return self.rules.cut_short(f"{len(head)} bytes of a header")
             magic, version, count, request_id, reserved = REQUEST.unpack(head)
             self.rules.header(magic, version, count, request_id, reserved)
             payloads = self.payloads(stdin, count)
             if payloads is None:
-                return self.rules.breach("truncated", "the request ended in an input")
+                return self.rules.cut_short("the request ended in an input")
             self.answer(request_id, payloads, self.settings.get("faults", {}).get(str(request_id)))
         if self.settings.get("start") == "stubborn":
             time.sleep(3600)

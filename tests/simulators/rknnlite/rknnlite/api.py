@@ -5,9 +5,10 @@ order of the inputs, where a conversion changed it) and ``rknn.formats`` ({input
 a 4-D input of 1, 3 or 4 channels is reported NHWC, as the converter does with pictures.
 
 The directory in ``RKNN_SIM`` holds ``sim.json`` (``soc``, ``faults``: {function: {n-th call or "n+": fault}}) and
-receives ``journal.jsonl``. Faults: ``fail`` for ``load_rknn`` and ``init_runtime``, for the latter also ``core mask``
-(fails, and leaves the object usable) and ``raise`` (as with a library older than the wheel); ``none``, ``nan``,
-``zeros``, ``stale``, ``slow``, ``shape``, ``raise`` for ``inference``.
+receives ``journal.jsonl``; a file in ``SIMULATOR_JOURNAL`` receives the same. Faults: ``fail`` for ``load_rknn`` and
+``init_runtime``, for the latter also ``core mask`` (fails, and leaves the object usable) and ``raise`` (as with a
+library older than the wheel); ``none``, ``nan``, ``zeros``, ``stale``, ``slow``, ``shape``, ``raise`` for
+``inference``.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ def _settings() -> dict[str, Any]:
 def _breach(rule: str, text: str) -> None:
     with (_directory() / "journal.jsonl").open("a") as journal:
         journal.write(json.dumps({"pid": os.getpid(), "rule": rule, "text": text}) + "\n")
+    if of_the_suite := os.environ.get("SIMULATOR_JOURNAL"):
+        with Path(of_the_suite).open("a") as journal:
+            test = os.environ.get("PYTEST_CURRENT_TEST", "no test")
+            journal.write(f"rknnlite {os.getpid()} {rule}: {text} [{test}]\n")
 
 
 def _fault(function: str) -> str | None:

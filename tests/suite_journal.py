@@ -1,0 +1,67 @@
+"""One journal for the whole run: every rule that any simulator of a vendor's runtime saw broken, in any process.
+
+Beside its own journal, which its test reads, each simulator appends a line to the file in ``SIMULATOR_JOURNAL``. That
+variable is set here for the run and inherited by whatever the tests start, so that a violation fails the run also
+where no test looks: in a process that outlived its test, or was killed. Tests that break rules on purpose say so with
+the marker ``breaks_rules`` and keep their violations to themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VARIABLE = "SIMULATOR_JOURNAL"
+_own_directory: Path | None = None
+
+
+def open_journal() -> None:
+    """Start the run's journal, unless this process was started by a run that has one."""
+    global _own_directory
+    if VARIABLE not in os.environ:
+        _own_directory = Path(tempfile.mkdtemp(prefix="simulator-journal-"))
+        os.environ[VARIABLE] = str(_own_directory / "journal")
+
+
+def violations() -> list[str]:
+    """Of all processes so far, each with the test during which its process was started."""
+    file = _own_directory / "journal" if _own_directory is not None else None
+    return file.read_text().splitlines() if file is not None and file.exists() else []
+
+
+@pytest.fixture(autouse=True)
+def _rules_broken_on_purpose(request: pytest.FixtureRequest) -> Iterator[None]:
+    kept = os.environ.pop(VARIABLE, None) if request.node.get_closest_marker("breaks_rules") else None
+    yield
+    if kept is not None:
+        os.environ[VARIABLE] = kept
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "breaks_rules: breaks rules of a simulated runtime on purpose")
+    open_journal()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if violations():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if lines := violations():
+        terminalreporter.section("rules of vendors' runtimes that were broken", red=True)
+        for line in lines:
+            terminalreporter.write_line(line, red=True)
+
+
+def pytest_unconfigure() -> None:
+    if _own_directory is not None:
+        os.environ.pop(VARIABLE, None)
+        shutil.rmtree(_own_directory, ignore_errors=True)
