@@ -14,72 +14,23 @@ once (promise P4), and all of them are to be called from one thread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference_service.core.errors import NonFiniteAction, SafetyError
+from inference_service.dispatch.config import DispatcherConfig
 from inference_service.dispatch.motion import Motion
 from inference_service.dispatch.queue import ActionPlan, ActionQueue, Chunk, Float64, Step, first_due_tick
 from inference_service.dispatch.report import Counters, Event, Source, State, Stats, TickResult
 from inference_service.dispatch.requests import Backoff, InferenceRequest, Match, RequestTracker
-from inference_service.dispatch.safety import SECOND_NS, SafetyGate, SafetyLimits
-from inference_service.dispatch.smoothing import DEFAULT_COEFF, TemporalEnsembler
+from inference_service.dispatch.safety import SECOND_NS, SafetyGate
+from inference_service.dispatch.smoothing import TemporalEnsembler
 
 MILLISECOND_NS = 1_000_000
 SHORTEST_PATIENCE_NS = SECOND_NS // 2
-
-
-@dataclass(frozen=True)
-class DispatcherConfig:
-    """How to dispatch. Frequencies in Hz, times in seconds.
-
-    ``watermark``: a request goes out when so many steps or fewer remain. ``session`` begins every request id and
-    differs from one process to the next, so that an answer to an earlier one is known as foreign.
-    ``request_timeout_s``: a request's longest wait; shorter once it is known how long a chunk lasts.
-    """
-
-    safety: SafetyLimits
-    control_hz: float
-    session: str
-    queue_size: int = 100
-    watermark: int = 20
-    request_timeout_s: float = 5.0
-    retry_s: float = 0.1
-    retry_max_s: float = 1.0
-    smoothing: bool = False
-    ensemble_coeff: float = DEFAULT_COEFF
-
-    def __post_init__(self) -> None:
-        if not 0 < self.control_hz <= 1000:
-            raise ValueError(f"control_frequency {self.control_hz} must be above 0 and at most 1000 Hz")
-        if self.queue_size < 1 or self.watermark < 0:
-            raise ValueError(f"queue_size {self.queue_size} must be 1 or more, watermark {self.watermark} 0 or more")
-        if not (self.request_timeout_s > 0 and 0 < self.retry_s <= self.retry_max_s):
-            raise ValueError(
-                f"request_timeout {self.request_timeout_s} s and retry_s {self.retry_s} must be above 0,"
-                f" retry_max_s {self.retry_max_s} no less than retry_s"
-            )
-
-    @property
-    def period_ns(self) -> int:
-        return round(SECOND_NS / self.control_hz)
-
-
-def check_control_rate(control_hz: float, policy_fps: float) -> str | None:
-    """What is wrong when one action a tick is not what the policy was trained for; ``None`` where it agrees.
-
-    A policy's actions are ``1 / policy_fps`` apart; dispatched at another rate the robot moves that much
-    faster or slower.
-    """
-    if abs(control_hz - policy_fps) <= 0.01 * policy_fps:
-        return None
-    return (
-        f"control_frequency is {control_hz:g} Hz but the policy's actions are {policy_fps:g} a second: the robot moves"
-        f" {control_hz / policy_fps:.2g} times as fast as demonstrated; set control_frequency to {policy_fps:g}"
-    )
 
 
 class ActionDispatcher:
@@ -102,6 +53,7 @@ class ActionDispatcher:
         self._server_ready = False
         self._last_error = ""
         self._waiting_for_joints = False
+        self._joints_problem = ""
         self._said_too_long = False
         self.set_smoothing(config.smoothing)
 
@@ -122,10 +74,13 @@ class ActionDispatcher:
 
     def on_joint_state(self, positions: NDArray[np.floating], now_ns: int) -> None:
         """Measured positions, (joints,) in robot units; a joint that is not measured may hold anything."""
-        checked = self._gate.check_positions(positions)
-        if checked is None:
+        try:
+            checked = self._gate.check_positions(positions)
+        except SafetyError as error:
             self.counters.bad_joint_states += 1
+            self._joints_problem = str(error)
         else:
+            self._joints_problem = ""
             self._motion.measured(checked, now_ns)
 
     def on_result(self, request_id: str, actions: NDArray[np.floating], latency_ms: float, now_ns: int) -> None:
@@ -191,10 +146,12 @@ class ActionDispatcher:
         the robot led anew from where it is.
 
         Raises:
-            ValueError: values that cannot work; nothing has changed then.
+            ValueError: values that cannot work, or another ``control_hz`` while latched; nothing has changed then.
         """
         before = self.config
         if config.control_hz != before.control_hz:
+            if self._motion.latched:
+                raise ValueError("control_frequency: the dispatcher is latched: call ~/reset first")
             self._gate.set_period(config.period_ns)
             self._motion.set_period(config.period_ns)
             self.reset()
@@ -263,7 +220,7 @@ class ActionDispatcher:
             chunk_size=self._chunk_size,
             consecutive_failures=self._requests.failures,
             last_error=self._last_error,
-            waiting_for_joint_state=self._waiting_for_joints,
+            waiting_for_joint_state=self._no_joint_state if self._waiting_for_joints else "",
             counters=counters,
             clamped=dict(self._gate.clamped),
             slowed=dict(self._gate.slowed),
@@ -278,9 +235,13 @@ class ActionDispatcher:
             return None
         known = self._motion.may_follow(now_ns)
         if not known and not self._waiting_for_joints:
-            self._say("warning", "no joint state: nothing is commanded until the joints' positions are known")
+            self._say("warning", f"{self._no_joint_state}: nothing is commanded until the joints' positions are known")
         self._waiting_for_joints = not known
         return step if known else None
+
+    @property
+    def _no_joint_state(self) -> str:
+        return f"no usable joint state ({self._joints_problem})" if self._joints_problem else "no joint state"
 
     def _move(self, step: Step | None, now_ns: int) -> tuple[Source, Float64 | None]:
         before = self._motion.state

@@ -102,7 +102,8 @@ class Stats:
     consecutive_failures: int
     last_error: str
     """What failed last; empty once an inference succeeded after it."""
-    waiting_for_joint_state: bool
+    waiting_for_joint_state: str
+    """Why actions are not followed: what is wrong with the joint states; empty where they are."""
     counters: Counters
     clamped: Mapping[str, int] = field(default_factory=dict)
     slowed: Mapping[str, int] = field(default_factory=dict)

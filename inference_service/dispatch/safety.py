@@ -24,6 +24,8 @@ from inference_service.core.errors import NonFiniteAction, SafetyError
 from inference_service.dispatch.queue import Float64
 
 SECOND_NS = 1_000_000_000
+LONGEST_S = 86_400.0
+"""A time that is no longer than a day; arithmetic on nanoseconds of it stays exact."""
 GREATEST_VALUE = 1e9
 """No actuator is further away; arithmetic on values within stays finite."""
 
@@ -79,8 +81,11 @@ class SafetyLimits:
     def __post_init__(self) -> None:
         if not self.joints:
             raise ValueError("safety: no joints: the robot's contract names no action")
-        if not (0 <= self.hold_timeout_s < np.inf and 0 <= self.ramp_s < np.inf):
-            raise ValueError(f"safety: hold_timeout_s {self.hold_timeout_s} and ramp_s {self.ramp_s} must be 0 or more")
+        if not (0 <= self.hold_timeout_s <= LONGEST_S and 0 <= self.ramp_s <= LONGEST_S):
+            raise ValueError(
+                f"safety: hold_timeout_s {self.hold_timeout_s} and ramp_s {self.ramp_s}"
+                f" must be from 0 to {LONGEST_S:g} s"
+            )
 
 
 class SafetyGate:
@@ -106,10 +111,10 @@ class SafetyGate:
             ValueError: actions would be too old before they could leave; the period stays as it was.
         """
         age_s = self.limits.max_action_age_s
-        if age_s is not None and not 2 * period_ns / SECOND_NS <= age_s < np.inf:
+        if age_s is not None and not 2 * period_ns / SECOND_NS <= age_s <= LONGEST_S:
             raise ValueError(
-                f"safety: max_action_age_s {age_s} must be finite and two control periods or more"
-                f" ({2 * period_ns / SECOND_NS:g} s): raise it or control_frequency"
+                f"safety: max_action_age_s {age_s} must be two control periods or more"
+                f" ({2 * period_ns / SECOND_NS:g} s) and at most {LONGEST_S:g} s: change it or control_frequency"
             )
         self._period_ns = period_ns
         self.ramp_ticks = round(self.limits.ramp_s * SECOND_NS / period_ns)
@@ -141,11 +146,23 @@ class SafetyGate:
     def check_positions(self, positions: NDArray[np.floating]) -> Float64 | None:
         """Measured positions as (joints,) float64, NaN where a joint is not measured.
 
-        ``None`` where they cannot be used: another length, or not finite for a joint that is measured.
+        Raises:
+            SafetyError: they cannot be used: another length, not finite for a joint that is measured, or further
+                outside its limits than those are apart. Such a joint is measured in another unit, and led "from where
+                it is" it would be sent to its limit at once.
         """
         checked = np.array(positions, np.float64)
-        if checked.shape != self._measured.shape or not np.isfinite(checked[self._measured]).all():
-            return None
+        if checked.shape != self._measured.shape:
+            raise SafetyError(f"{checked.size} positions, the robot has {self._measured.size}")
+        usable = np.abs(checked) <= GREATEST_VALUE
+        near = np.where(usable, checked, 0.0)
+        span = self._upper - self._lower
+        usable &= (span == 0) | (np.maximum(self._lower - near, near - self._upper) <= span)
+        for joint in np.flatnonzero(self._measured & ~usable):
+            raise SafetyError(
+                f"joint {self._names[joint]!r} is measured at {checked[joint]:g}, its limits are {self._lower[joint]:g}"
+                f" to {self._upper[joint]:g}: check the driver and its unit"
+            )
         checked[~self._measured] = np.nan
         return checked
 

@@ -14,12 +14,15 @@ from inference_service.dispatch.queue import Chunk, Step
 
 DEFAULT_COEFF = 0.01
 """ACT's own."""
+GREATEST_COEFF = 1000.0
+"""Beyond it, either way, a single prediction is all that counts."""
 
 
 class TemporalEnsembler:
     """An :class:`~inference_service.dispatch.queue.ActionPlan` that blends overlapping chunks.
 
-    ``coeff`` above 0 gives older predictions more weight, below 0 newer ones, 0 all the same.
+    ``coeff`` above 0 gives older predictions more weight, below 0 newer ones, 0 all the same; at most
+    :data:`GREATEST_COEFF` either way.
     """
 
     def __init__(self, coeff: float = DEFAULT_COEFF, chunks: tuple[Chunk, ...] = ()) -> None:
@@ -43,7 +46,8 @@ class TemporalEnsembler:
         if not due:
             return None
         rows = np.stack([chunk.actions[tick - chunk.first_tick] for chunk in due])
-        weights = np.exp(-self._coeff * np.arange(len(due)))
+        exponents = -self._coeff * np.arange(len(due))
+        weights = np.exp(exponents - exponents.max())  # the same weights but for a factor, and none overflows
         action = weights @ rows / weights.sum()
         newest = due[-1]
         oldest_ns = min(chunk.observed_ns for chunk in due)

@@ -20,12 +20,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from inference_service.core.errors import MalformedMessage, TransportError
-from inference_service.dispatch.dispatcher import (
-    MILLISECOND_NS,
-    ActionDispatcher,
-    DispatcherConfig,
-    check_control_rate,
-)
+from inference_service.dispatch.config import DispatcherConfig, check_control_rate
+from inference_service.dispatch.dispatcher import MILLISECOND_NS, ActionDispatcher
 from inference_service.dispatch.report import Event, State, TickResult
 from inference_service.dispatch.requests import InferenceRequest
 from inference_service.dispatch.timing import TickClock

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from inference_service.dispatch.dispatcher import DispatcherConfig
+from inference_service.dispatch.config import DispatcherConfig
 from inference_service.nodes.parameter_services import Changeable
 
 DEVICE_MARGIN_S = 0.5

@@ -53,7 +53,8 @@ def _errors(outlook: Outlook) -> list[str]:
     if outlook.send_failure:
         errors.append(outlook.send_failure)
     if stats.waiting_for_joint_state:
-        errors.append("no joint state: nothing is commanded until the joints' positions are known")
+        waited_for = f"{stats.waiting_for_joint_state}: nothing is commanded until the joints' positions are known"
+        errors.append(waited_for)
     if stats.consecutive_failures:
         errors.append(stats.last_error)
     elif stats.counters.inferences and not stats.server_ready:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from inference_service.core.policy import LeftOver
 from inference_service.core.rtc import Guidance
-from inference_service.dispatch.dispatcher import ActionDispatcher, DispatcherConfig
+from inference_service.dispatch.config import DispatcherConfig
+from inference_service.dispatch.dispatcher import ActionDispatcher
 from inference_service.dispatch.report import Source
 from inference_service.dispatch.requests import InferenceRequest
 from inference_service.dispatch.safety import JointBounds, SafetyLimits

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from inference_service.dispatch.dispatcher import ActionDispatcher, DispatcherConfig
+from inference_service.dispatch.config import DispatcherConfig
+from inference_service.dispatch.dispatcher import ActionDispatcher
 from inference_service.dispatch.report import Event, TickResult
 from inference_service.dispatch.requests import InferenceRequest
 from inference_service.dispatch.safety import JointBounds, SafetyLimits

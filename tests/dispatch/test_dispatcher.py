@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from dispatch_rig import JOINTS, PERIOD_NS, ROS_EPOCH_NS, Rig, chunk_of, ramp_of, values
 
-from inference_service.dispatch.dispatcher import DispatcherConfig
+from inference_service.dispatch.config import DispatcherConfig
 from inference_service.dispatch.report import Source, State
 from inference_service.dispatch.safety import JointBounds, SafeBehaviour, SafetyLimits
 
@@ -40,6 +40,16 @@ def test_nothing_is_commanded_before_the_joints_positions_are_known() -> None:
         "no joint state: nothing is commanded until the joints' positions are known"
     ]
     assert not rig.stats().waiting_for_joint_state
+
+
+def test_nothing_is_commanded_from_positions_in_another_unit() -> None:
+    rig = Rig(joints_at=57.3)  # degrees, say: the limits are -2 to 2
+    rig.feed(ramp_of(40))
+    assert values(rig.ticks(5)) == [None] * 5
+    assert "joint 'pan' is measured at 57.3, its limits are -2 to 2" in rig.stats().waiting_for_joint_state
+    assert any("'pan' is measured at 57.3" in m for m in rig.messages("warning"))
+    rig.joints_at = 0.0
+    assert rig.tick().command is not None
 
 
 def test_positions_half_a_second_old_do_not_say_where_the_robot_is() -> None:
@@ -427,10 +437,16 @@ def test_farewell_gives_up_the_request_in_flight() -> None:
         {"control_hz": 0.0},
         {"control_hz": float("nan")},
         {"control_hz": 5000.0},
+        {"control_hz": 1e-300},
         {"queue_size": 0},
         {"watermark": -1},
         {"request_timeout_s": 0.0},
+        {"request_timeout_s": 1e300},
+        {"request_timeout_s": float("inf")},
         {"retry_s": 2.0},
+        {"retry_max_s": float("inf")},
+        {"ensemble_coeff": float("nan")},
+        {"ensemble_coeff": -1e6},
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused_with_its_key(changes: dict[str, Any]) -> None:
@@ -493,3 +509,24 @@ def test_a_clock_that_jumps_back_does_not_undo_the_latch() -> None:
     rig.dispatcher.on_clock_jump()
     assert rig.tick().request is None
     assert rig.dispatcher.stats(rig.now_ns).latched
+
+
+def test_another_frequency_does_not_undo_the_latch() -> None:
+    rig = Rig(safety={"latch": True, "hold_timeout_s": 0.2})
+    rig.answer(rig.until_request(), ramp_of(5))
+    rig.ticks(2 * SECOND)
+    with pytest.raises(ValueError, match="latched: call ~/reset"):
+        rig.dispatcher.reconfigure(replace(rig.dispatcher.config, control_hz=10.0))
+    assert rig.tick().request is None
+    assert rig.stats().latched
+    assert rig.dispatcher.config.control_hz == 20.0
+
+
+def test_a_coefficient_that_is_not_finite_is_refused_while_running() -> None:
+    rig = Rig(smoothing=True)
+    rig.feed(ramp_of(20))
+    with pytest.raises(ValueError, match="temporal_ensemble_coeff nan"):
+        rig.dispatcher.reconfigure(replace(rig.dispatcher.config, ensemble_coeff=float("nan")))
+    command = rig.tick().command
+    assert command is not None
+    assert np.isfinite(command).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from dispatch_rig import PERIOD_NS, Rig, chunk_of, ramp_of, values
 
-from inference_service.dispatch.dispatcher import check_control_rate
+from inference_service.dispatch.config import check_control_rate
 from inference_service.dispatch.report import Source, State
 
 

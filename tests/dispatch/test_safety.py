@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -72,14 +74,21 @@ def test_a_shorter_age_limit_cuts_what_could_never_leave() -> None:
     assert door.usable_steps(4) == 4
 
 
-@pytest.mark.parametrize("age", [0.0, 0.09, float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("age", [0.0, 0.09, float("nan"), float("inf"), 1e300, -1.0])
 def test_an_age_limit_that_cannot_work_is_refused(age: float) -> None:
     with pytest.raises(ValueError, match="max_action_age_s"):
         gate(max_action_age_s=age)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"hold_timeout_s": float("nan")}, {"hold_timeout_s": -1.0}, {"ramp_s": float("inf")}, {"joints": ()}]
+    "changes",
+    [
+        {"hold_timeout_s": float("nan")},
+        {"hold_timeout_s": -1.0},
+        {"ramp_s": float("inf")},
+        {"ramp_s": 1e300},
+        {"joints": ()},
+    ],
 )
 def test_limits_that_cannot_work_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="safety"):
@@ -95,13 +104,24 @@ def test_joint_bounds_that_cannot_work_are_refused(bounds: tuple[float, float, f
 def test_positions_must_be_finite_where_they_are_measured() -> None:
     door = gate(joints=(JointBounds("arm"), JointBounds("wheel", measured=False)))
     checked = door.check_positions(np.array([0.3, np.inf]))
-    assert checked is not None
     assert checked[0] == 0.3
     assert np.isnan(checked[1])
-    assert door.check_positions(np.array([np.nan, 0.0])) is None
-    assert door.check_positions(np.array([0.3])) is None
+    for unusable, words in (([np.nan, 0.0], "'arm' is measured at nan"), ([1e12, 0.0], "1e+12"), ([0.3], "1 position")):
+        with pytest.raises(SafetyError, match=re.escape(words)):
+            door.check_positions(np.array(unusable))
     assert door.needs_positions
     assert not gate(joints=(JointBounds("wheel", measured=False),)).needs_positions
+
+
+def test_positions_far_outside_the_limits_are_those_of_another_unit() -> None:
+    door = gate()  # pan -1 to 1, lift 0 to 0.5
+    assert door.check_positions(np.array([2.9, -0.4])).tolist() == [2.9, -0.4]  # a robot may rest outside them
+    with pytest.raises(SafetyError, match=r"joint 'pan' is measured at 45, its limits are -1 to 1: .*unit"):
+        door.check_positions(np.array([45.0, 0.0]))
+    with pytest.raises(SafetyError, match=r"joint 'lift' is measured at -0\.6"):
+        door.check_positions(np.array([0.0, -0.6]))
+    fixed = gate(joints=(JointBounds("fixed", 0.2, 0.2), JointBounds("free")))
+    assert fixed.check_positions(np.array([0.19, 1e6])).tolist() == [0.19, 1e6]
 
 
 def test_where_each_safe_behaviour_goes() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inference_service.dispatch.queue import ActionQueue, Chunk
-from inference_service.dispatch.smoothing import DEFAULT_COEFF, TemporalEnsembler
+from inference_service.dispatch.smoothing import DEFAULT_COEFF, GREATEST_COEFF, TemporalEnsembler
 
 
 def chunk(first_tick: int, actions: np.ndarray, expires_ns: int = 10**18) -> Chunk:
@@ -41,6 +41,17 @@ def test_older_predictions_weigh_more_by_acts_formula() -> None:
     assert step is not None
     assert step.action[0] == pytest.approx((w * [1, 2, 4]).sum() / w.sum(), abs=1e-12)
     assert DEFAULT_COEFF == 0.01
+
+
+@pytest.mark.parametrize("coeff", [-GREATEST_COEFF, GREATEST_COEFF])
+def test_no_coefficient_makes_an_action_that_is_not_finite(coeff: float) -> None:
+    plan = TemporalEnsembler(coeff)
+    plan.push(chunk(0, np.full((6, 1), 1.0)), 0)
+    plan.push(chunk(1, np.full((6, 1), 2.0)), 1)
+    plan.push(chunk(2, np.full((6, 1), 4.0)), 2)
+    step = plan.take(3)
+    assert step is not None
+    assert step.action.tolist() == [4.0 if coeff < 0 else 1.0]
 
 
 def test_a_prediction_too_old_leaves_the_mean_without_a_trace() -> None:

@@ -24,7 +24,7 @@ RUNNING = Stats(
     chunk_size=50,
     consecutive_failures=0,
     last_error="",
-    waiting_for_joint_state=False,
+    waiting_for_joint_state="",
     counters=Counters(inferences=4, actions=90, hold_ticks=3),
     clamped={"1": 2, "6": 1},
 )
@@ -42,7 +42,7 @@ def outlook(stats: Stats, **changes: object) -> Outlook:
         (NEVER_FED, Level.WARN, "waiting for the first inference"),
         (replace(NEVER_FED, server_ready=False), Level.WARN, "waiting for the inference server"),
         (replace(NEVER_FED, consecutive_failures=2, last_error="no engine"), Level.ERROR, "no engine"),
-        (replace(NEVER_FED, waiting_for_joint_state=True), Level.ERROR, "no joint state"),
+        (replace(NEVER_FED, waiting_for_joint_state="no joint state"), Level.ERROR, "no joint state: nothing is"),
         (replace(RUNNING, state=State.HOLDING, starved_ms=100), Level.WARN, "holding"),
         (replace(RUNNING, state=State.HOLDING, starved_ms=500), Level.ERROR, "no action for 0.5 s"),
         (replace(RUNNING, state=State.SAFE, starved_ms=100), Level.ERROR, "safe behaviour"),
