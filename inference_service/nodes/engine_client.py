@@ -47,6 +47,8 @@ CARD_LOST_S = 0.75
 """An engine whose card (sent at 4 Hz) has been silent for this long is lost."""
 CARD_GRACE_S = 1.0
 """How long an engine without a card is looked at before it is taken for a plain one."""
+QUIET_S = 1.0
+"""After word of a message that was dropped, of no other of its kind for so long."""
 VARIANTS = "ibrobot_msgs/msg/VariantsList"
 
 
@@ -57,6 +59,13 @@ class _Pending:
     done: threading.Event = field(default_factory=threading.Event)
     reply: Reply | None = None
     lost: str = ""
+
+    def is_answered_by(self, reply: Reply) -> bool:
+        """Whether it is this session's, and of the engine that was asked: every engine on the topic hears every
+        request, and one that is loading or holds another policy would refuse it at once."""
+        if not self.engine_id:
+            return reply.session in ("", self.session)
+        return (reply.session, reply.engine_id) == (self.session, self.engine_id)
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,7 @@ class EngineClient:
         self._problem: str | None = None
         self._matched_since: float | None = None
         self.dropped: Counter[str] = Counter()
+        self._quiet_until: dict[str, float] = {}
         self._publisher = node.create_publisher(request_topic, VARIANTS)
         self._replies = node.create_subscription(result_topic, VARIANTS, self._on_reply, group="replies")
         card_qos = QoS(depth=8, durability="transient_local")
@@ -245,8 +255,7 @@ class EngineClient:
         try:
             card = card_from_status(message)
         except MalformedMessage as error:
-            self.dropped["malformed_card"] += 1
-            self._logger.warning("Malformed engine card dropped: %s", error)
+            self._drop("malformed_card", f"Malformed engine card dropped: {error}")
             return
         if card.wire != WIRE_VERSION:
             self.dropped["card_version"] += 1
@@ -277,21 +286,28 @@ class EngineClient:
             self._logger.info("Engine ready")
         self._on_change()
 
+    def _drop(self, kind: str, why: str) -> None:
+        """Count it, and tell of it unless one of its kind was told of a moment ago."""
+        self.dropped[kind] += 1
+        now = time.monotonic()
+        if now >= self._quiet_until.get(kind, 0.0):
+            self._quiet_until[kind] = now + QUIET_S
+            self._logger.warning("%s", why)
+
     def _on_reply(self, message: Message) -> None:
         try:
             reply = decode_reply(message)
         except MalformedMessage as error:
-            self.dropped["malformed"] += 1
-            self._logger.warning("Malformed reply dropped: %s", error)
+            self._drop("malformed", f"Malformed reply dropped: {error}")
             return
         with self._lock:
             pending = self._pending.get(reply.request_id)
-            mine = pending is not None and reply.session in ("", pending.session)
+            mine = pending is not None and pending.is_answered_by(reply)
             if pending is not None and mine and not pending.done.is_set():
                 pending.reply = reply
                 pending.done.set()
                 return
-            foreign = bool(reply.session) and (
-                reply.session not in self._sessions or (pending is not None and not mine)
+            foreign = (pending is not None and not mine) or (
+                bool(reply.session) and reply.session not in self._sessions
             )
         self.dropped["foreign" if foreign else "late_or_duplicate"] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from inference_service.transport import create_node
 from inference_service.transport.protocol import GoalStatus
 from inference_service.wire.envelope import EngineState, Request
 from inference_service.wire.interfaces import new_message
-from inference_service.wire.variants import from_variants
+from inference_service.wire.variants import from_variants, to_variants
 from tests.nodes.harness import POLICY, ROBOT, Dispatching, StandInEngine, StandInRobot, wait_until
 
 Make = Callable[..., Any]
@@ -215,6 +216,31 @@ def test_a_late_a_second_and_a_foreign_reply_are_dropped(
     assert len({r.sequence for r in engine.requests}) == len(engine.requests)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"status": "engine_unavailable", "message": "engine is LOADING"},
+        {"status": "policy_mismatch", "message": "fingerprint"},
+    ],
+)
+def test_another_engine_on_the_topic_cannot_answer_for_the_one_that_was_asked(
+    robot: StandInRobot, device: Make, dispatching: Dispatching, stand_in: Make, words: dict[str, str]
+) -> None:
+    """Fault: a second engine hears every request and refuses it first. Expected: the asked one's action is taken."""
+
+    def refused_by_another(engine: StandInEngine, request: Request) -> None:
+        engine.reply(request, None, engine_id="standing by", **words)
+        engine.reply(request, 0.25)
+
+    stand_in(refused_by_another)
+    node = device()
+    dispatching.infer_until_ok()
+    for _ in range(3):
+        status, result = dispatching.infer()
+        assert status is GoalStatus.SUCCEEDED, result.message
+    assert node._runner._client.dropped["foreign"] >= 4
+
+
 def test_another_policy_is_refused_before_the_first_action(
     robot: StandInRobot, device: Make, dispatching: Dispatching, stand_in: Make
 ) -> None:
@@ -301,3 +327,21 @@ def test_a_goal_from_the_future_is_answered(robot: StandInRobot, device: Make, d
     status, result = dispatching.infer(stamp_ns=dispatching.node.now_ns() + 60 * 10**9)
     assert status is GoalStatus.ABORTED
     assert "in the future" in result.message
+
+
+def test_a_flood_of_garbled_replies_is_counted_and_told_of_now_and_then(
+    device: Make, stand_in: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fault: whoever publishes garbage on the reply topic. Invariant: the log does not grow with it."""
+    engine = stand_in(promptly)
+    dropped = device()._runner._client.dropped
+    assert wait_until(lambda: engine._replies.matched)
+
+    began = time.monotonic()
+    for _ in range(10):  # the queues hold ten each
+        for _ in range(8):
+            engine._replies.publish(to_variants({"action": np.zeros((1, 6), np.float32)}))
+        heard = dropped["malformed"]
+        assert wait_until(lambda heard=heard: dropped["malformed"] > heard)
+    told = [record for record in caplog.records if "Malformed reply dropped" in record.getMessage()]
+    assert 1 <= len(told) <= 1 + (time.monotonic() - began) < dropped["malformed"] / 4
