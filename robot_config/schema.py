@@ -67,7 +67,7 @@ class InferenceConfig(Section):
     """One of ``models``."""
     action_server: Topic | None = None
     """A second name for the DispatchInfer action; ``/act_inference_node/DispatchInfer`` is always served."""
-    request_timeout: Positive = 5.0
+    request_timeout: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """Seconds that the device waits for an engine's answer."""
     cloud_inference_topic: Topic = "/preprocessed/batch"
     """Distributed: batches, device to engine."""
@@ -102,11 +102,11 @@ class ExecutorConfig(Section):
     watermark_threshold: Annotated[int, Field(ge=0)] = 20
     """Ask for the next chunk when this many actions or fewer are left: at least latency times control_frequency."""
     min_queue_size: Annotated[int, Field(ge=0)] = 10
-    control_frequency: Annotated[float, Field(gt=0, le=1000)] = 20.0
+    control_frequency: Annotated[float, Field(ge=0.01, le=1000)] = 20.0
     """Commands a second, one action each. Default: the contract's rate_hz, the speed the policy was trained at."""
     temporal_smoothing_enabled: bool = False
     """Blend overlapping chunks (ACT's temporal ensemble)."""
-    temporal_ensemble_coeff: float = 0.01
+    temporal_ensemble_coeff: Annotated[float, Field(ge=-1000, le=1000)] = 0.01
     """Weight exp(-coeff * age); 0 weighs all alike."""
     real_time_priority: Annotated[int, Field(ge=0, le=99)] = 0
     """Priority of the control thread under Linux's SCHED_FIFO; 0: the ordinary scheduler. Wants a privilege."""
@@ -135,10 +135,10 @@ class SafetyConfig(Section):
     """Range of each joint's commands. Default: ``teleoperation.safety.joint_limits``."""
     max_joint_velocity: Positive | None = None
     """Fastest change of a joint's command, rad/s. Left out: no limit."""
-    max_action_age_s: Positive | None = None
+    max_action_age_s: Annotated[float | None, Field(gt=0, le=86_400)] = None
     """An action older than this (since its observation) is never sent. Left out: its chunk's duration and
     one period."""
-    hold_timeout_s: Annotated[float, Field(ge=0)] = 1.0
+    hold_timeout_s: Annotated[float, Field(ge=0, le=86_400)] = 1.0
     """How long the last command is repeated when actions run out, before ``on_timeout``."""
     on_timeout: Literal["hold", "zeros", "stop"] = "hold"
     """Then: ``hold`` goes on repeating it, ``zeros`` sends zeros, ``stop`` sends nothing. All with an ERROR."""

@@ -27,7 +27,7 @@ from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Sta
 from inference_service.nodes.motor_units import motor_units
 from inference_service.nodes.observations import CLOCK_AHEAD_NS, ObservationSampler
 from inference_service.nodes.parameter_services import Changeable
-from inference_service.nodes.policy_runner import LocalRunner, RemoteRunner, Runner
+from inference_service.nodes.policy_runner import LONGEST_TIMEOUT_S, LocalRunner, RemoteRunner, Runner
 from inference_service.nodes.runtime import App, NodeParameters, monotonic_ms, run_node
 from inference_service.transport.protocol import GoalStatus, Message, Node, ServerGoal
 from inference_service.wire.interfaces import get_message
@@ -53,7 +53,7 @@ class PolicyParameters(NodeParameters):
     lerobot_norm_mode: NormMode = "none"
     device: str = "auto"
     execution_mode: Literal["monolithic", "distributed"] = "monolithic"
-    request_timeout: float = 5.0
+    request_timeout: float = Field(default=5.0, gt=0, le=LONGEST_TIMEOUT_S, allow_inf_nan=False)
     cloud_inference_topic: str = "/preprocessed/batch"
     cloud_result_topic: str = "/inference/action"
     threads: int = 0
@@ -271,8 +271,13 @@ def check_goal(request: Message, now_ns: int) -> int:
     """The stamp that a goal asks for, nanoseconds of ROS time; now where it names none.
 
     Raises:
-        RequestRejected: no id, or a stamp further in the future than clocks may differ.
+        RequestRejected: no id, a stamp further in the future than clocks may differ, or no time at all: without
+            ``/clock`` every sample would be as old as the last.
     """
+    if now_ns <= 0:
+        raise RequestRejected(
+            "use_sim_time is set and no /clock has come: start what publishes it, or leave use_sim_time out"
+        )
     if not request.inference_id:
         raise RequestRejected("the goal's inference_id is empty: give each goal an id of its own")
     stamp_ns = stamp_to_ns(request.obs_timestamp)

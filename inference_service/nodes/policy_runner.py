@@ -24,6 +24,7 @@ from inference_service.wire.card import EngineCard, EngineState
 
 KEEP_PERIOD_S = 0.2
 """How often an engine in this process is looked after."""
+LONGEST_TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,8 @@ class RemoteRunner:
 
     def set_timeout(self, seconds: float) -> None:
         """For requests from now on. Raises ValueError for what cannot work."""
-        if not 0 < seconds < float("inf"):
-            raise ValueError(f"request_timeout {seconds} s must be above 0 and finite")
+        if not 0 < seconds <= LONGEST_TIMEOUT_S:
+            raise ValueError(f"request_timeout {seconds} s must be above 0 and at most {LONGEST_TIMEOUT_S:g} s")
         self.timeout_s = seconds
 
     def set_encodings(self, wanted: Mapping[str, str]) -> None:

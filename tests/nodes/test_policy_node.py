@@ -12,6 +12,8 @@ import pytest
 from inference_service.core.errors import RequestRejected
 from inference_service.nodes.engine_node import EngineNode, EngineParameters
 from inference_service.nodes.policy_node import STAGES, PolicyNode, PolicyParameters, check_goal
+from inference_service.nodes.ros_arguments import ParameterError
+from inference_service.nodes.runtime import build_parameters
 from inference_service.transport import create_node
 from inference_service.transport.protocol import GoalStatus
 from inference_service.wire.envelope import EngineState, Request
@@ -315,6 +317,19 @@ def test_a_goal_that_cannot_be_meant_is_refused_with_the_reason(goal: dict[str, 
     with pytest.raises(RequestRejected) as caught:
         check_goal(new_message("ibrobot_msgs/action/DispatchInfer_Goal", **fields), 100 * 10**9)
     assert f"{caught.value.wire_name}: {caught.value}".startswith(says)
+
+
+def test_a_goal_before_the_first_clock_is_refused():
+    goal = new_message("ibrobot_msgs/action/DispatchInfer_Goal", inference_id="a")
+    with pytest.raises(RequestRejected, match="no /clock has come"):
+        check_goal(goal, 0)
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1", "1e300"])
+def test_a_timeout_that_cannot_be_waited_for_is_refused_at_the_start(seconds: str) -> None:
+    given = {"checkpoint": str(POLICY), "robot_config_path": str(ROBOT), "request_timeout": seconds}
+    with pytest.raises(ParameterError, match=f"parameter 'request_timeout' = '{seconds}'"):
+        build_parameters(PolicyParameters, given)
 
 
 def test_a_goal_without_a_stamp_is_of_now():
