@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if lines := violations():
         terminalreporter.section("rules of vendors' runtimes that were broken", red=True)
-        for line in lines:
-            terminalreporter.write_line(line, red=True)
+        for line, times in Counter(lines).most_common():
+            terminalreporter.write_line(f"{line}{f' ({times} times)' if times > 1 else ''}", red=True)
 
 
 def pytest_unconfigure() -> None:

@@ -18,16 +18,19 @@ from inference_service.backends.onnx import load as load_onnx
 from inference_service.core.batch import AffineImage, Batch
 from inference_service.core.policy import BackendOptions
 from inference_service.core.policy_folder import PolicyFolder
-from inference_service.wire.envelope import encode_request
+from inference_service.wire.envelope import Reply, encode_request
 from tests.nodes.engine_rig import Asking, ready, request
 from tests.nodes.harness import POLICY, ROOT, wait_until
+from tests.simulators import acl_rig
+from tests.simulators.acl_rig import AclSimulator
 from tests.simulators.rknnlite.rig import LIBRARY, RKNNSimulator
 from tests.simulators.sd3403.rig import SD3403Simulator, install
 
 pytest.importorskip("onnxruntime")
 
-Simulator = RKNNSimulator | SD3403Simulator
-Start = Callable[[Path, str], subprocess.Popen[bytes]]
+Simulator = AclSimulator | RKNNSimulator | SD3403Simulator
+Start = Callable[[Path, str, Simulator], subprocess.Popen[bytes]]
+DEVICES = ("ascend_om", "ascend_om_3403", "rknn")
 
 
 @pytest.fixture
@@ -39,11 +42,14 @@ def asking(domain_id: int) -> Iterator[Asking]:
 
 @pytest.fixture
 def start(domain_id: int, tmp_path: Path) -> Iterator[Start]:
-    """``start(policy, device)``: an engine process, ended with SIGINT at the end."""
+    """``start(policy, device, simulator)``: an engine process, ended with SIGINT at the end."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start_one(policy: Path, device: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"PYTHONPATH": str(LIBRARY), "RKNN_SIM": str(tmp_path / "rknn")}
+    def start_one(policy: Path, device: str, simulator: Simulator) -> subprocess.Popen[bytes]:
+        paths = os.pathsep.join([str(acl_rig.LIBRARY), str(LIBRARY)])
+        environment = os.environ | {"PYTHONPATH": paths, "RKNN_SIM": str(simulator.directory)}
+        if isinstance(simulator, AclSimulator):
+            environment |= simulator.environment
         command = [sys.executable, "-m", "inference_service.cli", "run", "pure_inference_node"]
         with (tmp_path / "engine.log").open("ab") as log:
             started.append(
@@ -72,12 +78,32 @@ def start(domain_id: int, tmp_path: Path) -> Iterator[Start]:
 def make_policy(path: Path, device: str, directory: Path) -> tuple[Path, Simulator]:
     """The demo policy as an artifact of ``device``, and the simulator that runs it."""
     shutil.copytree(POLICY, path, ignore=shutil.ignore_patterns("model.*"))
+    if device == "ascend_om":
+        acl_rig.install(path, POLICY / "model.onnx")
+        return path, AclSimulator(directory / "acl")
     if device == "rknn":
         (path / "model.rknn").symlink_to(POLICY / "model.onnx")
         return path, RKNNSimulator(directory / "rknn")
     simulator = SD3403Simulator(directory / "sd3403")
     install(path, simulator, POLICY / "model.onnx", backend_config={"request_timeout_s": 20})
     return path, simulator
+
+
+def set_fault(simulator: Simulator, request: int, hang: bool) -> None:
+    """From the next start on: the first answers are those to loading and warming up, then come requests."""
+    if isinstance(simulator, AclSimulator):
+        simulator.faults = f"mdl.execute:{request + 1}={'hang' if hang else 507015}"
+    elif isinstance(simulator, RKNNSimulator):
+        simulator.set(faults={"inference": {str(request + 2): "hang" if hang else "none"}})
+    else:
+        simulator.set(faults={str(request + 2): "hang" if hang else "die"})
+
+
+def forget_faults(simulator: Simulator) -> None:
+    if isinstance(simulator, AclSimulator):
+        simulator.faults = ""
+    else:
+        simulator.set()
 
 
 def random_batch(seed: int) -> Batch:
@@ -97,24 +123,29 @@ def reference(batch: Batch) -> Any:
         policy.close()
 
 
-@pytest.mark.parametrize("device", ["rknn", "ascend_om_3403"])
+def is_right(reply: Reply, batch: Batch) -> None:
+    assert reply.status == "ok" and reply.action is not None, reply.message
+    expected = reference(batch)
+    assert np.abs(reply.action - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+COMPLAINTS = {"ascend_om": "507015", "rknn": "no outputs", "ascend_om_3403": "was killed by SIGKILL"}
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_board_answers_as_the_reference_does_and_outlives_a_failed_inference(
     device: str, tmp_path: Path, asking: Asking, start: Start
 ) -> None:
     """Fault: the runtime fails at one inference. Expected: a typed error for it, the next one is answered."""
     path, simulator = make_policy(tmp_path / "policy", device, tmp_path)
-    # Loading proves the model with inference 1, warming up is 2.
-    simulator.set(faults={"inference": {"4": "none"}} if device == "rknn" else {"4": "die"})
-    engine = start(path, device)
+    set_fault(simulator, request=2, hang=False)
+    engine = start(path, device, simulator)
     ready(asking)
     assert asking.cards[-1].backend_type == device
     first, failed, third = (asking.ask(request(n, batch=random_batch(n), deadline_ms=20_000.0)) for n in (1, 2, 3))
-    for number, reply in ((1, first), (3, third)):
-        assert reply.status == "ok", reply.message
-        expected = reference(random_batch(number))
-        assert np.abs(reply.action - expected).max() <= 1e-5 * np.abs(expected).max()
-    assert failed.status == "inference_failed" and failed.action is None
-    assert ("no outputs" if device == "rknn" else "was killed by SIGKILL") in failed.message
+    is_right(first, random_batch(1))
+    is_right(third, random_batch(3))
+    assert failed.status == "inference_failed" and failed.action is None and COMPLAINTS[device] in failed.message
     engine.send_signal(signal.SIGINT)
     assert engine.wait(20) == 0
     assert simulator.journal == []
@@ -122,21 +153,29 @@ def test_a_board_answers_as_the_reference_does_and_outlives_a_failed_inference(
         assert len(simulator.pids) == 2 and simulator.gone()
 
 
-def test_a_kill_in_mid_inference_leaves_no_worker(tmp_path: Path, asking: Asking, start: Start) -> None:
-    """Fault: SIGKILL of the engine while the NPU computes. Expected: another engine serves, one worker is left."""
-    path, simulator = make_policy(tmp_path / "policy", "ascend_om_3403", tmp_path)
-    assert isinstance(simulator, SD3403Simulator)
-    simulator.set(faults={"3": "hang"})
-    engine = start(path, "ascend_om_3403")
+@pytest.mark.parametrize("device", DEVICES)
+def test_after_a_kill_in_mid_inference_another_engine_serves(
+    device: str, tmp_path: Path, asking: Asking, start: Start
+) -> None:
+    """Fault: SIGKILL of the engine while the NPU computes. Expected: no worker is left, another engine serves, and
+    nobody broke a rule."""
+    path, simulator = make_policy(tmp_path / "policy", device, tmp_path)
+    set_fault(simulator, request=1, hang=True)
+    engine = start(path, device, simulator)
     ready(asking)
     asking.send(encode_request(request(1, deadline_ms=20_000.0), extended=True))
-    assert wait_until(lambda: (simulator.directory / "hanging").exists(), 20), "the worker never got the request"
+    assert wait_until(lambda: (simulator.directory / "hanging").exists(), 20), "the runtime never got the request"
     engine.kill()
     engine.wait(10)
-    assert simulator.gone(15)
-    simulator.set()
+    if isinstance(simulator, SD3403Simulator):
+        assert simulator.gone(15)
+    forget_faults(simulator)
     asking.cards.clear()
-    start(path, "ascend_om_3403")
+    second = start(path, device, simulator)
     ready(asking)
-    assert asking.ask(request(2, deadline_ms=20_000.0)).status == "ok"
-    assert simulator.journal == [] and len(simulator.pids) == 2
+    is_right(asking.ask(request(2, batch=random_batch(2), deadline_ms=20_000.0)), random_batch(2))
+    second.send_signal(signal.SIGINT)
+    assert second.wait(20) == 0
+    assert simulator.journal == []
+    if isinstance(simulator, SD3403Simulator):
+        assert len(simulator.pids) == 2 and simulator.gone()

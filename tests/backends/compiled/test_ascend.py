@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -405,7 +406,7 @@ def test_pyacl_is_imported_only_when_the_backend_loads(tmp_path: Path) -> None:
         "policy.close()\n"
     )
     journal = tmp_path / "journal"
-    environment = {"PYTHONPATH": f"{ROOT}:{SIMULATORS}", "ACL_SIM_JOURNAL": str(journal), "PATH": "/usr/bin:/bin"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{SIMULATORS}", "ACL_SIM_JOURNAL": str(journal)}
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
     )

@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 POISON = 0xCD
+HANG = -1
+"""In place of a code: a call that never returns."""
 _MAX_REMEMBERED_POINTERS = 256
 
 
@@ -219,8 +222,14 @@ def _faults_from_environment() -> dict[tuple[str, int], int]:
     for entry in filter(None, os.environ.get("ACL_SIM_FAULTS", "").split(",")):
         call, _, code = entry.partition("=")
         function, _, nth = call.partition(":")
-        faults[(function, int(nth))] = int(code)
+        faults[(function, int(nth))] = HANG if code == "hang" else int(code)
     return faults
+
+
+def _hang() -> None:
+    if told := os.environ.get("ACL_SIM_HANGING"):
+        Path(told).touch()
+    time.sleep(3600)
 
 
 simulator = Simulator()
@@ -237,6 +246,8 @@ def api(
             with simulator.lock:
                 count = simulator.calls[name] = simulator.calls.get(name, 0) + 1
                 code = simulator.faults.pop((name, count), None)
+            if code == HANG:
+                _hang()
             try:
                 if code is not None:
                     raise Refused(code, f"fault injected into call {count} of acl.{name}")

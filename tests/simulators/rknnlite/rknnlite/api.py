@@ -7,8 +7,8 @@ a 4-D input of 1, 3 or 4 channels is reported NHWC, as the converter does with p
 The directory in ``RKNN_SIM`` holds ``sim.json`` (``soc``, ``faults``: {function: {n-th call or "n+": fault}}) and
 receives ``journal.jsonl``; a file in ``SIMULATOR_JOURNAL`` receives the same. Faults: ``fail`` for ``load_rknn`` and
 ``init_runtime``, for the latter also ``core mask`` (fails, and leaves the object usable) and ``raise`` (as with a
-library older than the wheel); ``none``, ``nan``, ``zeros``, ``stale``, ``slow``, ``shape``, ``raise`` for
-``inference``.
+library older than the wheel); ``none``, ``nan``, ``zeros``, ``stale``, ``slow``, ``shape``, ``raise`` and ``hang``
+(makes the file ``hanging``) for ``inference``.
 """
 
 from __future__ import annotations
@@ -210,6 +210,9 @@ class RKNNLite:
             raise ValueError("the logger raised")
         if fault == "slow":
             time.sleep(1.0)
+        if fault == "hang":
+            (_directory() / "hanging").touch()
+            time.sleep(3600)
         try:
             feeds = self._feeds(inputs, data_format)
         except _Refused as error:
