@@ -71,8 +71,9 @@ class FlowForward(Forward):
 
 
 class RememberingForward(Forward):
-    """VQ-BeT, multi-task DiT: LeRobot's queues are filled from the sessions' histories before each call, so that they
-    hold what ``select_action`` would have put there, and emptied after it."""
+    """VQ-BeT, multi-task DiT: LeRobot's queues are filled before each call, so that they hold what ``select_action``
+    would have put there, and emptied after it. What they are filled with comes with the request, and else from the
+    session's history."""
 
     def __init__(self, torch: Any, policy: Any, device: Any, seed: int, histories: Histories) -> None:
         super().__init__(torch, policy, device, seed)
@@ -83,7 +84,7 @@ class RememberingForward(Forward):
     def __call__(self, rows: Sequence[Row], contexts: Sequence[InferenceContext]) -> Any:
         before = [self._histories.look_up(context.session, context.stamp_ns) for context in contexts]
         frames = [self._frame(row) for row in rows]
-        windows = [self._histories.window(*pair) for pair in zip(before, frames, strict=True)]
+        windows = [self._window(*each) for each in zip(contexts, before, frames, strict=True)]
         try:
             self._fill(windows)
             actions, memories = self._predict(self._joined(rows) | self._joined(frames), contexts, before)
@@ -91,6 +92,8 @@ class RememberingForward(Forward):
             self._policy.reset()
         # Only now: a pass that failed leaves no trace, and may be tried again.
         for frame, context, history, memory in zip(frames, contexts, before, memories, strict=True):
+            if context.earlier is not None and memory is None:
+                continue  # whoever brings what it looks back on needs nothing kept
             # Stacked cameras are ours already; the rest may be the caller's memory.
             kept = {key: value if key == "observation.images" else value.clone() for key, value in frame.items()}
             self._histories.remember(context.session, kept, context.stamp_ns, history, memory)
@@ -98,6 +101,11 @@ class RememberingForward(Forward):
 
     def forget(self, session: str) -> None:
         self._histories.forget(session)
+
+    def _window(self, context: InferenceContext, before: History, frame: Frame) -> list[Frame]:
+        if context.earlier is not None:
+            before = History(tuple(self._frame(row) for row in context.earlier))
+        return self._histories.window(before, frame)
 
     def _frame(self, row: Row) -> Row:
         """What the queues hold of one observation, each (1, ...); cameras stacked as ``select_action`` does."""

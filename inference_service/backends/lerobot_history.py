@@ -1,7 +1,8 @@
 """What policies that look back remember, one history per session.
 
 LeRobot keeps the last ``n_obs_steps`` observations in the policy object, one robot's only, and fills them tick by
-tick. Here they are kept by session, and a session is as old as its requests: see :class:`Histories` for when a
+tick. A request that brings them itself (:attr:`~inference_service.core.policy.InferenceContext.earlier`) needs nothing
+kept. For others they are kept by session, and a session is as old as its requests: see :class:`Histories` for when a
 history begins anew.
 """
 

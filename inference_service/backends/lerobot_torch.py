@@ -12,6 +12,7 @@ import gc
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class LeRobotPolicy:
         try:
             with self._torch.inference_mode(), self._mixed_precision():
                 rows = [self._row(batch) for batch, _ in requests]
-                actions = self._forward(rows, [context for _, context in requests])
+                actions = self._forward(rows, [self._on_device(context) for _, context in requests])
                 chunks: Float32 = actions.float().cpu().numpy()
         except self._torch.cuda.OutOfMemoryError as error:
             self._torch.cuda.empty_cache()
@@ -123,6 +124,11 @@ class LeRobotPolicy:
             # IB-Robot's plain form has no array of bool with two axes: it comes as integers.
             row[ATTENTION_MASK] = row[ATTENTION_MASK].bool()
         return row
+
+    def _on_device(self, context: InferenceContext) -> InferenceContext:
+        if context.earlier is None:
+            return context
+        return replace(context, earlier=tuple(self._row(frame) for frame in context.earlier))
 
     def _to_device(self, value: Value) -> Any:
         if isinstance(value, list):
@@ -189,6 +195,7 @@ def load(folder: PolicyFolder, options: BackendOptions) -> LeRobotPolicy:
         input_features={**folder.config.input_features, **language_features(folder)},
         versions={"lerobot": lerobot.__version__, "torch": torch.__version__},
         n_obs_steps=folder.config.n_obs_steps if family.remembers else 1,
+        earlier_observations=folder.config.n_obs_steps - 1 if family.remembers else 0,
         supports_rtc=family.guided,
         max_batch=chosen.max_batch if family.batches else 1,
     )

@@ -137,6 +137,8 @@ class PureInferenceEngine:
 
     def _check(self, batch: Batch, context: InferenceContext) -> None:
         check_batch(batch, self.spec.input_features, self.spec.image_size)
+        if context.earlier is not None:
+            check_earlier(context.earlier, batch, self.spec)
         if context.left_over is None:
             return
         if not self.spec.supports_rtc:
@@ -230,6 +232,28 @@ def check_batch(batch: Batch, features: Mapping[str, Feature], image_size: tuple
         raise InvalidObservation(f"the policy has no input {', '.join(extra)}; it takes {', '.join(features)}")
     for name, feature in features.items():
         _check_value(name, feature, batch[name], image_size)
+
+
+def check_earlier(earlier: Sequence[Batch], batch: Batch, spec: PolicySpec) -> None:
+    """Whether ``earlier`` may stand before ``batch``: the same inputs, in the same shapes.
+
+    Raises:
+        MissingObservation: an input is absent.
+        InvalidObservation: more observations than the policy looks back on, an unknown entry, another shape than in
+            ``batch``, or not finite.
+    """
+    if len(earlier) > spec.earlier_observations:
+        raise InvalidObservation(
+            f"{len(earlier)} earlier observations; policy type '{spec.policy_type}' on backend '{spec.backend_type}' "
+            f"takes {spec.earlier_observations}"
+        )
+    features = {name: f for name, f in spec.input_features.items() if f.type is not FeatureType.LANGUAGE}
+    for frame in earlier:
+        check_batch(frame, features, spec.image_size)
+        for name in features:
+            before, now = (tuple(getattr(entries[name], "shape", ())) for entries in (frame, batch))
+            if before != now:
+                raise InvalidObservation(f"'{name}': {before} earlier, {now} now")
 
 
 def _must_be_declared(name: str) -> bool:

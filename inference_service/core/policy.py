@@ -17,8 +17,9 @@ class PolicySpec:
     ``ascend_om``…), ``device`` where it computes (``cpu``, ``cuda:0``…).
     ``versions`` names the libraries (for the engine's card). ``image_size`` (height, width): the model resizes its
     images to this first, and so takes them in this size as well.
-    ``n_obs_steps`` above 1: the policy looks back and keeps a session's earlier observations. ``supports_rtc``: it
-    takes a :class:`LeftOver`. ``max_batch`` above 1: it is a :class:`BatchingPolicy`.
+    ``n_obs_steps`` above 1: the policy looks back. ``earlier_observations``: how many of them a request may bring
+    itself (:attr:`InferenceContext.earlier`); of one that brings none, the policy keeps the session's observations.
+    ``supports_rtc``: it takes a :class:`LeftOver`. ``max_batch`` above 1: it is a :class:`BatchingPolicy`.
     """
 
     policy_type: str
@@ -30,6 +31,7 @@ class PolicySpec:
     versions: Mapping[str, str] = field(default_factory=dict)
     image_size: tuple[int, int] | None = None
     n_obs_steps: int = 1
+    earlier_observations: int = 0
     supports_rtc: bool = False
     max_batch: int = 1
 
@@ -54,12 +56,18 @@ class InferenceContext:
     never mix them. ``seed`` of the noise that a flow or diffusion policy starts from; None leaves it to the
     backend's own. ``left_over`` only for policies with ``supports_rtc``. ``stamp_ns``: when the observation was
     taken, on the device's clock; tells whether it follows on the session's last one.
+
+    ``earlier``: the observations of the control ticks before, oldest first, prepared as the batch is and of its inputs
+    alone (no prompt, no tokens); at most ``spec.earlier_observations``. Fewer where the session began in between: the
+    oldest is then repeated, as LeRobot's queues do. None: nothing is said, and the policy looks back on what it kept of
+    the session's requests.
     """
 
     session: str = ""
     seed: int | None = None
     left_over: LeftOver | None = None
     stamp_ns: int | None = None
+    earlier: tuple[Batch, ...] | None = None
 
 
 NO_CONTEXT = InferenceContext()

@@ -58,6 +58,11 @@ class TensorPreprocessor:
         self._resize = folder.config.model_resize if shrink_images else None
         self._sources = _sources(self._features, self._pipeline)
 
+    @property
+    def features(self) -> Mapping[str, Feature]:
+        """The policy's inputs by name."""
+        return self._features
+
     def __call__(self, observation: Observation) -> Prepared:
         """Check, resize, normalise.
 

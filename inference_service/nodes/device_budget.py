@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from inference_service.core.batch import FeatureType
 from inference_service.core.policy_config import PolicyConfig
 from inference_service.nodes.device_encodings import Encodings
+from inference_service.nodes.device_history import LookBack
 from inference_service.wire.encodings import Codec
+from robot_config import ObservationSpec
 from robot_config.schema import ExecutorConfig
 
 _INTERFACES = Path("/sys/class/net")
@@ -31,15 +33,17 @@ class Interface:
 
 @dataclass(frozen=True)
 class Budget:
-    """``request_bytes`` by picture, the rest of a request under ``other``; ``requests_s`` while the robot moves."""
+    """Bytes of an observation by picture, and of the rest under ``other``; ``observations`` in a request, the latest
+    and those that the policy looks back on; ``requests_s`` while the robot moves."""
 
     pictures: Mapping[str, tuple[str, float]]
     other: float
     requests_s: float
+    observations: int = 1
 
     @property
     def request_bytes(self) -> float:
-        return sum(size for _, size in self.pictures.values()) + self.other
+        return (sum(size for _, size in self.pictures.values()) + self.other) * self.observations
 
     @property
     def mbit_s(self) -> float:
@@ -49,8 +53,11 @@ class Budget:
         """Cameras x bytes x rate = Mbit/s, for people."""
         parts = [f"{key.rpartition('.')[2]} {codec} {_kb(size)}" for key, (codec, size) in self.pictures.items()]
         over = ", ".join(_shown(i) for i in interfaces) or "no network interface"
+        sizes = " + ".join([*parts, f"other {_kb(self.other)}"])
+        if self.observations > 1:
+            sizes = f"({sizes}) x {self.observations} observations"
         return (
-            f"Wire budget: {' + '.join([*parts, f'other {_kb(self.other)}'])} = {_kb(self.request_bytes)} a request, "
+            f"Wire budget: {sizes} = {_kb(self.request_bytes)} a request, "
             f"x {self.requests_s:.3g} requests/s = {self.mbit_s:.3g} Mbit/s over {over}"
         )
 
@@ -82,7 +89,26 @@ def budget(config: PolicyConfig, encodings: Encodings, executor: ExecutorConfig,
         codec = encodings.wanted(key)
         pictures[key] = codec, values * _BYTES_A_VALUE[Codec.parse(codec).name]
     steps = max(1, config.chunk_size - executor.watermark_threshold)
-    return Budget(pictures, other, executor.control_frequency / steps)
+    return Budget(pictures, other, executor.control_frequency / steps, config.n_obs_steps)
+
+
+def history_line(config: PolicyConfig, look_back: LookBack, specs: Sequence[ObservationSpec]) -> str | None:
+    """What the streams keep for a policy that looks back, for people; None for one that does not. Pictures as the
+    contract says the cameras send them, one a control tick."""
+    if not look_back.count:
+        return None
+    kept = look_back.keep_ns / look_back.period_ns
+    sizes = [
+        (spec.image.resize if spec.image else None) or config.input_features[spec.key].shape[1:]
+        for spec in specs
+        if config.input_features[spec.key].type is FeatureType.VISUAL
+    ]
+    memory = sum(3.0 * height * width for height, width in sizes) * kept
+    return (
+        f"Looks back on {look_back.count} observations, {look_back.period_ns / 1e6:.0f} ms apart: the last "
+        f"{look_back.keep_ns / 1e9:.2f} s of each stream are kept, {memory / 1e6:.1f} MB of pictures where each camera "
+        f"brings {1e9 / look_back.period_ns:.3g} a second"
+    )
 
 
 def dds_interfaces(environment: Mapping[str, str] | None = None, sys_class_net: Path = _INTERFACES) -> list[Interface]:

@@ -14,6 +14,7 @@ from inference_service.core.reanchor import Reanchor
 from inference_service.nodes.device_encodings import Encodings
 from inference_service.nodes.device_files import SCHEME
 from inference_service.nodes.device_handshake import Handshake, Row, rate_row, side_by_side
+from inference_service.nodes.device_history import LookBack
 from inference_service.nodes.device_rtc import Continuity
 from robot_config import ObservationSpec, RobotConfig
 from robot_config.contract import PICTURES
@@ -75,6 +76,11 @@ class DeviceSetup:
     def encodings(self, logger: logging.Logger) -> Encodings:
         inference = self.mode.inference
         return Encodings(inference.encodings, logger, f"{inference.where('encodings')}: encodings")
+
+    def look_back(self) -> LookBack:
+        """As far as the policy's ``n_obs_steps`` says, one action's time apart: the policy's rate, else the robot's."""
+        rate = self.folder.fps or self.mode.executor.control_frequency
+        return LookBack(self.folder.config.n_obs_steps - 1, round(_SECOND_NS / rate))
 
     def continuity(self, logger: logging.Logger) -> Continuity:
         rtc = self.model.rtc if self.model else RtcConfig()

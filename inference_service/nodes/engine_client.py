@@ -220,6 +220,7 @@ class EngineClient:
             prompt=prompt,
             seed=context.seed,
             left_over=context.left_over,
+            earlier=context.earlier,
         )
 
     def _usable_card(self) -> EngineCard | None:

@@ -4,8 +4,8 @@ Three threads: the transport's (decodes a request's envelope and puts it in line
 (takes what waits, as many of equal shapes as one pass may hold), and the card's timer, which goes on while a model
 loads or computes. Every request is answered, with an action or with the name of an error.
 
-A policy that looks back gets a history for each session, of the observations that it answered: one that was displaced,
-expired or refused is no part of it.
+A policy that looks back gets its earlier observations with the request. Where a device sends none, it gets a history
+for each session, of the observations that were answered: one that was displaced, expired or refused is no part of it.
 """
 
 from __future__ import annotations
@@ -293,6 +293,7 @@ class EngineNode:
             queue_depth=len(self._line),
             version=__version__,
             n_obs_steps=spec.n_obs_steps if spec else config.n_obs_steps,
+            earlier_observations=spec.earlier_observations if spec else 0,
             supports_rtc=spec.supports_rtc if spec else False,
             max_batch=self._batch_max,
             image_size=spec.image_size if spec else None,

@@ -13,6 +13,9 @@ drop      the newest at or before *t*, and newer than the sample given before
 
 Each is refused when it is older than the tolerance (``tol_ms``, or :data:`DEFAULT_TOLERANCE_NS`): no
 action is computed from a stale or missing stream, and the error names it.
+
+A policy that looks back is given the samples of earlier stamps too (*hold*, whatever the strategy): a stream keeps as
+much of its past as ``keep_ns`` says. What is not there any more is refused; nothing stands in for it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +46,9 @@ DEFAULT_TOLERANCE_NS = 1_000_000_000
 CLOCK_AHEAD_NS = 1_000_000_000
 """A header stamp further in the future than this is another clock, not a fresh picture."""
 _COMPRESSED = "sensor_msgs/msg/CompressedImage"
-_IMAGES_KEPT = 3
-_VECTORS_KEPT = 64
+_IMAGES_KEPT, MOST_IMAGES = 3, 64
+_VECTORS_KEPT, _MOST_VECTORS = 64, 4096
+"""Messages that a stream keeps: at least, and at most where the policy looks back far."""
 _ASPECT_TOLERANCE = 0.01
 
 
@@ -57,9 +61,12 @@ class Sample:
 
 
 class ObservationStream:
-    """One subscribed topic of the contract. ``keep_jpeg``: hand over a JPEG picture as it came, not decoded."""
+    """One subscribed topic of the contract. ``keep_jpeg``: hand over a JPEG picture as it came, not decoded.
+    ``keep_ns``: how far back samples may be asked for."""
 
-    def __init__(self, node: Node, spec: ObservationSpec, feature: Feature, keep_jpeg: bool = False) -> None:
+    def __init__(
+        self, node: Node, spec: ObservationSpec, feature: Feature, keep_jpeg: bool = False, keep_ns: int = 0
+    ) -> None:
         self.spec = spec
         self._keep_jpeg = keep_jpeg and spec.type == _COMPRESSED
         self.feature = feature
@@ -69,7 +76,9 @@ class ObservationStream:
         self._node = node
         self._logger = logging.getLogger(node.name)
         self._lock = threading.Lock()
-        self._samples: deque[Sample] = deque(maxlen=_IMAGES_KEPT if self.is_image else _VECTORS_KEPT)
+        self._samples: deque[Sample] = deque(maxlen=MOST_IMAGES if self.is_image else _MOST_VECTORS)
+        self._fewest = _IMAGES_KEPT if self.is_image else _VECTORS_KEPT
+        self._keep_ns = keep_ns
         self._given_ns = -1
         self._header_ns = 0
         self._warned_size: tuple[int, int] | None = None
@@ -91,6 +100,8 @@ class ObservationStream:
             self._header_ns = header_ns
             self.frozen = 0
             self._samples.append(Sample(stamp, message))
+            while len(self._samples) > self._fewest and self._samples[1].stamp_ns <= stamp - self._keep_ns:
+                self._samples.popleft()
 
     def forget_after(self, now_ns: int) -> None:
         """The clock jumped back to ``now_ns``: what is stamped later belongs to a time that has not come yet."""
@@ -122,6 +133,23 @@ class ObservationStream:
             )
         self._given_ns = chosen.stamp_ns
         return self._decode(chosen.message)
+
+    def sample_earlier(self, stamp_ns: int) -> Any:
+        """The decoded value of a moment before: the newest at or before ``stamp_ns``, never a later one. Raises as
+        :meth:`sample` does."""
+        chosen = self.choose(stamp_ns)
+        if chosen.stamp_ns > stamp_ns:
+            raise MissingObservation(
+                f"{self.spec.key} ({self.spec.topic}): nothing is kept of {(self._node.now_ns() - stamp_ns) / 1e6:.0f} "
+                "ms ago, which the policy looks back on: the stream began anew, or brings more than "
+                f"{self._samples.maxlen} messages in that time"
+            )
+        return self._decode(chosen.message)
+
+    @property
+    def given_ns(self) -> int:
+        """Stamp of the sample given last; -1 before the first."""
+        return self._given_ns
 
     def choose(self, stamp_ns: int) -> Sample:
         """The message that stands for ``stamp_ns``, not decoded. Raises as :meth:`sample` does for the stream."""
@@ -181,7 +209,8 @@ class ObservationStream:
 
 class ObservationSampler:
     """All streams that a policy needs. ``sample`` is called per goal, from any thread. ``jpeg``: the keys whose JPEG
-    pictures are handed over as they came (:class:`~inference_service.core.batch.JpegPicture`)."""
+    pictures are handed over as they came (:class:`~inference_service.core.batch.JpegPicture`). ``keep_ns``: how far
+    back :meth:`sample_earlier` may reach."""
 
     def __init__(
         self,
@@ -189,9 +218,10 @@ class ObservationSampler:
         specs: Sequence[ObservationSpec],
         features: Mapping[str, Feature],
         jpeg: Collection[str] = (),
+        keep_ns: int = 0,
     ) -> None:
         self._node = node
-        self.streams = [ObservationStream(node, spec, features[spec.key], spec.key in jpeg) for spec in specs]
+        self.streams = [ObservationStream(node, spec, features[spec.key], spec.key in jpeg, keep_ns) for spec in specs]
         node.on_clock_jump(self._on_clock_jump)
 
     def _on_clock_jump(self, _back_ns: int) -> None:
@@ -205,11 +235,24 @@ class ObservationSampler:
         Raises:
             ObservationError: with every stream at fault, not only the first.
         """
+        return self._gather(lambda stream: stream.sample(stamp_ns))
+
+    def sample_earlier(self, stamp_ns: int) -> dict[str, Any]:
+        """The observation of an earlier moment, as :meth:`ObservationStream.sample_earlier`. Raises as
+        :meth:`sample` does."""
+        return self._gather(lambda stream: stream.sample_earlier(stamp_ns))
+
+    @property
+    def given_ns(self) -> int:
+        """Stamp of the latest sample in the observation given last."""
+        return max((stream.given_ns for stream in self.streams), default=-1)
+
+    def _gather(self, take: Callable[[ObservationStream], Any]) -> dict[str, Any]:
         parts: dict[str, list[Any]] = {}
         problems: list[ObservationError] = []
         for stream in self.streams:
             try:
-                parts.setdefault(stream.spec.key, []).append(stream.sample(stamp_ns))
+                parts.setdefault(stream.spec.key, []).append(take(stream))
             except ObservationError as error:
                 problems.append(error)
         if problems:

@@ -16,10 +16,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from inference_service.core.batch import Observation
 from inference_service.core.errors import InferenceServiceError, PolicyError, RequestRejected
 from inference_service.core.motor_units import NormMode
 from inference_service.core.policy_folder import PolicyFolder
-from inference_service.nodes.device_budget import budget, dds_interfaces
+from inference_service.nodes.device_budget import budget, dds_interfaces, history_line
 from inference_service.nodes.device_fetching import FetchingDevice
 from inference_service.nodes.device_files import SCHEME
 from inference_service.nodes.device_setup import DeviceSetup
@@ -80,7 +81,13 @@ class PolicyNode:
         self._last_error = ""
         self._last_ms: dict[str, float] = {}
         self._lock = threading.Lock()
-        self._sampler = ObservationSampler(node, specs, config.input_features, self._undecoded())
+        self._look_back = self._setup.look_back()
+        kept = history_line(config, self._look_back, specs)
+        if kept is not None:
+            self._logger.info("%s", kept)
+        self._sampler = ObservationSampler(
+            node, specs, config.input_features, self._undecoded(), self._look_back.keep_ns
+        )
         self._actions = node.create_publisher(f"/actions/{config.type}", VARIANTS)
         self._health = node.create_publisher(f"/{node.name}/health", "diagnostic_msgs/msg/DiagnosticStatus")
         self._diagnostics = DiagnosticsPublisher(node, self._collect)
@@ -163,15 +170,21 @@ class PolicyNode:
     def _infer(self, goal: ServerGoal, started: float) -> tuple[Any, dict[str, float]]:
         request = goal.request
         stamp = check_goal(request, self._node.now_ns())
-        observation = self._units.observation(self._sampler.sample(stamp))
-        if request.prompt:
-            observation["task"] = request.prompt
+        session = self._runner.begin(request.inference_id)
+        task = {"task": request.prompt} if request.prompt else {}
+        observation = {**self._units.observation(self._sampler.sample(stamp)), **task}
+        earlier = [{**before, **task} for before in self._earlier(session, stamp)]
         sampled = monotonic_ms()
-        answer = self._runner.run(observation, stamp, request.inference_id)
+        answer = self._runner.run(observation, stamp, earlier)
         actions = self._units.actions(answer.actions)
         timing = dict.fromkeys(STAGES, 0.0)
         timing.update(answer.timing_ms, sample=sampled - started, total=monotonic_ms() - started)
         return actions, timing
+
+    def _earlier(self, session: str, stamp: int) -> list[Observation]:
+        """What the policy looks back on from the observation that was sampled last."""
+        stamps = self._look_back.stamps(session, stamp, self._sampler.given_ns, self._runner.looks_back)
+        return [self._units.observation(self._sampler.sample_earlier(earlier)) for earlier in stamps]
 
     def _succeed(self, timing: dict[str, float]) -> None:
         with self._lock:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from inference_service.backends.registry import load_policy, require_known
-from inference_service.core.batch import Float32, Observation
+from inference_service.core.batch import Batch, Float32, Observation
 from inference_service.core.coordinator import InferenceCoordinator
 from inference_service.core.errors import EngineUnavailable
+from inference_service.core.policy import InferenceContext
 from inference_service.core.postprocessor import TensorPostprocessor
 from inference_service.core.preprocessor import TensorPreprocessor
 from inference_service.nodes.device_encodings import Encodings
@@ -36,10 +37,27 @@ class Answer:
     timing_ms: dict[str, float]
 
 
+def prepare_earlier(preprocessor: TensorPreprocessor, earlier: Sequence[Observation]) -> tuple[Batch, ...]:
+    """The inputs alone: a prompt is the same now as it was then."""
+    batches = (preprocessor(observation).batch for observation in earlier)
+    return tuple({key: batch[key] for key in preprocessor.features} for batch in batches)
+
+
 class Runner(Protocol):
-    def run(self, observation: Observation, obs_stamp_ns: int, inference_id: str = "") -> Answer:
-        """Raises an :class:`InferenceServiceError`; returns within the request's deadline when distributed.
-        ``inference_id`` is the goal's, by which a reset of the dispatcher is known."""
+    def begin(self, inference_id: str) -> str:
+        """The session that a goal belongs to; a new one after a reset of the dispatcher, known by the goal's id."""
+        ...
+
+    @property
+    def looks_back(self) -> int:
+        """How many earlier observations a request made now can bring."""
+        ...
+
+    def run(self, observation: Observation, obs_stamp_ns: int, earlier: Sequence[Observation] = ()) -> Answer:
+        """A chunk for an observation of the session that was begun last. ``earlier``: those of the control ticks
+        before, oldest first; disregarded where nothing looks back.
+
+        Raises an :class:`InferenceServiceError`; returns within the request's deadline when distributed."""
         ...
 
     def problem(self) -> str | None:
@@ -94,19 +112,30 @@ class LocalRunner:
             self._logger.info("Engine loaded: %s on %s (%s)", spec.policy_type, spec.device, spec.backend_type)
         self._on_change()
 
-    def run(self, observation: Observation, obs_stamp_ns: int, inference_id: str = "") -> Answer:
-        host, continuity, spec = self._host, self._continuity, self._host.spec
-        problem = host.problem
+    def begin(self, inference_id: str) -> str:
+        ended = self._continuity.begin(inference_id)
+        if ended is not None:
+            self._host.forget(ended)
+        return self._continuity.session
+
+    @property
+    def looks_back(self) -> int:
+        spec = self._host.spec
+        return spec.earlier_observations if spec else 0
+
+    def run(self, observation: Observation, obs_stamp_ns: int, earlier: Sequence[Observation] = ()) -> Answer:
+        continuity, spec = self._continuity, self._host.spec
+        problem = self._host.problem
         if problem or spec is None:
             raise EngineUnavailable(problem or "engine is LOADING")
         started = monotonic_ms()
-        ended = continuity.begin(inference_id)
-        if ended is not None:
-            host.forget(ended)
         session, supports_rtc = continuity.session, spec.supports_rtc
-        result = self._coordinator.infer(
-            observation, lambda prepared: continuity.context(obs_stamp_ns, prepared, supports_rtc)
-        )
+        before = prepare_earlier(self._preprocessor, earlier) if spec.earlier_observations else None
+
+        def context(prepared: Mapping[str, Any]) -> InferenceContext:
+            return replace(continuity.context(obs_stamp_ns, prepared, supports_rtc), earlier=before)
+
+        result = self._coordinator.infer(observation, context)
         continuity.remember(session, obs_stamp_ns, result.normalised, result.actions, monotonic_ms() - started)
         return Answer(result.actions, result.timing_ms)
 
@@ -147,6 +176,8 @@ class RemoteRunner:
         self._preprocessor = TensorPreprocessor(setup.folder)
         self._shrinking = TensorPreprocessor(setup.folder, shrink_images=True) if setup.early_resize else None
         self._resize = setup.folder.config.model_resize
+        self._n_obs_steps = setup.folder.config.n_obs_steps
+        self._told = False
         self._postprocessor = TensorPostprocessor(setup.folder)
         self._continuity = setup.continuity(logger)
         self.timeout_s = parameters.request_timeout
@@ -170,12 +201,33 @@ class RemoteRunner:
         """For requests from now on, as ``inference.encodings``. Raises ValueError for an unknown codec."""
         self._client.encodings = Encodings(wanted, self._logger)
 
-    def run(self, observation: Observation, obs_stamp_ns: int, inference_id: str = "") -> Answer:
-        started = monotonic_ms()
+    def begin(self, inference_id: str) -> str:
         self._continuity.begin(inference_id)
+        return self._continuity.session
+
+    @property
+    def looks_back(self) -> int:
         card = self._client.card()
-        prepared = self._preprocessor_for(card)(observation)
+        count = card.earlier_observations if card else 0
+        if self._n_obs_steps > 1 and not count and not self._told and self._client.problem() is None:
+            self._told = True
+            self._logger.warning(
+                "The policy looks back on %d observations, one control tick apart in its training; this engine takes "
+                "none with a request (%s). It looks back on the requests before instead: ask once per tick, or start "
+                "an engine of this version",
+                self._n_obs_steps,
+                f"version {card.version or 'unknown'}" if card else "it speaks the plain form",
+            )
+        return count
+
+    def run(self, observation: Observation, obs_stamp_ns: int, earlier: Sequence[Observation] = ()) -> Answer:
+        started = monotonic_ms()
+        card = self._client.card()
+        preprocessor = self._preprocessor_for(card)
+        prepared = preprocessor(observation)
         context = self._continuity.context(obs_stamp_ns, prepared.context, card is not None and card.supports_rtc)
+        if card is not None and card.earlier_observations:
+            context = replace(context, earlier=prepare_earlier(preprocessor, earlier))
         preprocessed = monotonic_ms()
         answer = self._client.infer(
             prepared.batch,

@@ -70,6 +70,7 @@ class EngineCard:
     output_features: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     feature_types: Mapping[str, str] = field(default_factory=dict)
     n_obs_steps: int = 1
+    earlier_observations: int = 0
     supports_rtc: bool = False
     max_batch: int = 1
     image_size: tuple[int, int] | None = None
@@ -97,6 +98,7 @@ def card_to_status(card: EngineCard) -> Any:
         "output_features": _shapes_to_json(card.output_features),
         "feature_types": json.dumps(dict(card.feature_types)),
         "n_obs_steps": str(card.n_obs_steps),
+        "earlier_observations": str(card.earlier_observations),
         "supports_rtc": "true" if card.supports_rtc else "false",
         "max_batch": str(card.max_batch),
         "image_size": "" if card.image_size is None else "{}x{}".format(*card.image_size),
@@ -143,6 +145,7 @@ def card_from_status(status: Any) -> EngineCard:
         output_features=_read(values, "output_features", _features, "{}"),
         feature_types=_read(values, "feature_types", _texts, "{}"),
         n_obs_steps=_read(values, "n_obs_steps", _positive, "1"),
+        earlier_observations=_read(values, "earlier_observations", _count, "0"),
         supports_rtc=_read(values, "supports_rtc", _flag, "false"),
         max_batch=_read(values, "max_batch", _positive, "1"),
         image_size=_read(values, "image_size", _size, ""),

@@ -1,4 +1,5 @@
-"""What a request carries for the policy beside its tensors: a seed, and the rest of the chunk before (RTC).
+"""What a request carries for the policy beside its tensors: a seed, the rest of the chunk before (RTC), and how many
+observations of the control ticks before are with it (:mod:`.earlier`).
 
 ===========================  =======  =======================================
 key                          dtype    shape and range
@@ -7,20 +8,22 @@ key                          dtype    shape and range
 ``task.rtc.left_over``       float32  (steps, action_dim), finite, normalised
 ``task.rtc.delay``           int64    (1,), steps, 0 to 100,000
 ``task.rtc.horizon``         int64    (1,), steps, 0 to 100,000
+``task.earlier``             int64    (1,), 0 to 63
 ===========================  =======  =======================================
 
-The last three come together or not at all.
+Those of ``task.rtc`` come together or not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from inference_service.core.batch import Float32
+from inference_service.core.batch import Batch, Float32
 from inference_service.core.errors import MalformedMessage
 from inference_service.core.policy import LeftOver
+from inference_service.wire.earlier import encode_count
 from inference_service.wire.fields import bounded, checked, present
 from inference_service.wire.variants import Entry
 
@@ -30,9 +33,10 @@ _MAX_STEPS = 100_000
 _MAX_SEED = 2**63 - 1
 
 
-def encode_context(seed: int | None, left: LeftOver | None) -> dict[str, Entry]:
-    """The entries that carry both. Raises MalformedMessage for what makes no sense."""
-    entries: dict[str, Entry] = {}
+def encode_context(seed: int | None, left: LeftOver | None, earlier: Sequence[Batch] | None = None) -> dict[str, Entry]:
+    """The entries that carry all of it but the earlier observations' tensors. Raises MalformedMessage for what makes
+    no sense."""
+    entries: dict[str, Entry] = encode_count(earlier)
     if seed is not None:
         entries[_SEED] = np.array([checked(_SEED, seed, _MAX_SEED)], np.int64)
     if left is not None:

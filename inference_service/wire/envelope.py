@@ -28,6 +28,7 @@ from inference_service.wire.card import (
     card_to_status,
 )
 from inference_service.wire.context import decode_context, encode_context
+from inference_service.wire.earlier import earlier_keys, is_earlier, take_earlier
 from inference_service.wire.encodings import (
     SUPPORTED_CODECS,
     Codec,
@@ -75,6 +76,8 @@ class Request:
     ``deadline_ms`` is the time that was left when the request was sent, ``obs_stamp_ns`` the observation's
     stamp on the device's clock. ``seed`` (0 to 2**63 - 1) is the noise's, ``left_over`` what the robot still has to
     execute of the chunk before (see :class:`~inference_service.core.policy.LeftOver`), in an array of its own.
+    ``earlier``: observations of the control ticks before, oldest first (see
+    :class:`~inference_service.core.policy.InferenceContext`), encoded as the batch is.
     All fields from ``device_id`` on exist in the extended form only, ``prompt`` apart.
     """
 
@@ -89,6 +92,7 @@ class Request:
     prompt: str | None = None
     seed: int | None = None
     left_over: LeftOver | None = None
+    earlier: tuple[Batch, ...] | None = None
 
     @property
     def extended(self) -> bool:
@@ -98,7 +102,7 @@ class Request:
     @property
     def context(self) -> InferenceContext:
         """What a policy is told beside the batch."""
-        return InferenceContext(self.session, self.seed, self.left_over, self.obs_stamp_ns or None)
+        return InferenceContext(self.session, self.seed, self.left_over, self.obs_stamp_ns or None, self.earlier)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +149,9 @@ def encode_request(
     encodings: list[Encoding] = []
     chosen = {key: Codec.parse(text) for key, text in (codecs or {}).items()}
     entries = _tensors(request, {key: chosen.get(key, Codec()) for key in request.batch}, encodings)
+    for wire_key, key, value in earlier_keys(request.earlier or ()):
+        entries[wire_key], encoding = encode(wire_key, value, chosen.get(key, Codec()))
+        encodings += [encoding] if encoding else []
     if ring is not None:
         entries, shared = ring.put(entries)
         entries.update({"task.shared": shared} if shared else {})
@@ -161,7 +168,7 @@ def encode_request(
     )
     if request.deadline_ms is not None:
         entries["task.deadline_ms"] = np.array([request.deadline_ms], np.float64)
-    entries.update(encode_context(request.seed, request.left_over))
+    entries.update(encode_context(request.seed, request.left_over, request.earlier))
     if encodings:
         entries["task.encoding"] = [encoding.to_json() for encoding in encodings]
     return to_variants(entries)
@@ -211,11 +218,12 @@ def decode_request(message: Any, bounds: Bounds = DEFAULT_BOUNDS, shared: Shared
             then, see :func:`request_address`.
     """
     entries = from_variants(message, bounds)
-    envelope = {key: entries.pop(key) for key in list(entries) if key.startswith("task.")}
+    envelope = {key: entries.pop(key) for key in list(entries) if key.startswith("task.") and not is_earlier(key)}
     prompts = entries.pop(_PROMPT, [])
     if "task.shared" in envelope:
         entries.update(_shared(envelope["task.shared"], entries, bounds, shared))
     batch = _decode_batch(entries, envelope.get("task.encoding", []), bounds)
+    earlier = take_earlier(batch, envelope)
     prompt: str | None = None
     if not isinstance(prompts, list):
         raise MalformedMessage("'task' is no list of strings")
@@ -238,6 +246,7 @@ def decode_request(message: Any, bounds: Bounds = DEFAULT_BOUNDS, shared: Shared
         prompt=prompt,
         seed=seed,
         left_over=left_over,
+        earlier=earlier,
     )
 
 

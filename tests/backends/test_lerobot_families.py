@@ -14,7 +14,7 @@ import pytest
 from inference_service.backends import lerobot_torch as backend
 from inference_service.core.batch import Batch, materialise
 from inference_service.core.engine import InferenceResult, PureInferenceEngine
-from inference_service.core.errors import BackendError, InvalidObservation, ModelLoadFailed
+from inference_service.core.errors import BackendError, InvalidObservation, ModelLoadFailed, ObservationError
 from inference_service.core.policy import BackendOptions, InferenceContext, LeftOver
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.preprocessor import TensorPreprocessor
@@ -112,6 +112,57 @@ def test_two_robots_histories_equal_two_policies_of_lerobot(cases: dict[str, Cas
         mine = case.policy.predict_action_chunk(case.batch(tick), context)
         assert mine.shape == (case.policy.spec.chunk_size, 6)
         assert mine.tobytes() == expected.tobytes(), f"tick {tick}"
+
+
+@pytest.mark.parametrize("family", ["diffusion", "vqbet", "multi_task_dit"])
+def test_observations_that_come_with_a_request_equal_lerobots_queues(cases: dict[str, Case], family: str) -> None:
+    """Chunks at some ticks alone, of two robots, none of which the backend remembers anything."""
+    case = case_of(cases, family)
+    count = case.policy.spec.earlier_observations
+    assert count == case.folder.config.n_obs_steps - 1 > 0
+    theirs = {"left": copy.deepcopy(case.theirs), "right": copy.deepcopy(case.theirs)}
+    before = dict(case.policy._histories._kept)
+    for tick in range(8):
+        together = []
+        for number, robot in enumerate(theirs):
+            seeds = [10 * number + t for t in range(max(0, tick - count), tick + 1)]
+            expected = their_chunk(theirs[robot], case.their_batch(seeds[-1]), seed=tick)
+            earlier = tuple(inputs_of(case, seed) for seed in seeds[:-1])
+            request = (case.batch(seeds[-1]), InferenceContext("one for both", tick, earlier=earlier))
+            if tick not in (0, 1, 2, 7):
+                continue
+            mine = case.policy.predict_action_chunk(*request)
+            assert mine.tobytes() == expected.tobytes(), f"tick {tick} of the robot {robot}"
+            together.append((request, mine))
+        if case.policy.spec.max_batch > 1 and together:
+            chunks = case.policy.predict_action_chunks([request for request, _ in together])
+            assert max(np.abs(a - b).max() for a, (_, b) in zip(chunks, together, strict=True)) < 1e-5
+    assert case.policy._histories._kept == before
+
+
+def inputs_of(case: Case, seed: int) -> Batch:
+    return {key: value for key, value in case.batch(seed).items() if key in case.folder.config.input_features}
+
+
+def test_earlier_observations_that_do_not_fit_are_refused(cases: dict[str, Case]) -> None:
+    case, engine = case_of(cases, "vqbet"), PureInferenceEngine(case_of(cases, "vqbet").policy)
+    batch, one = case.batch(0), inputs_of(case, 1)
+    assert engine.infer(batch, InferenceContext("r", earlier=(one,) * 2)).action.shape == (3, 6)
+    small = one | {"observation.images.top": np.zeros((1, 3, 8, 8), np.float32)}
+    hollow = {key: value for key, value in one.items() if key != "observation.state"}
+    bad = one | {"observation.state": np.full((1, 6), np.nan, np.float32)}
+    for earlier, why in [
+        ((one,) * 3, "3 earlier observations.* takes 2"),
+        ((one, small), "expected shape"),
+        ((hollow,), "lacks observation.state"),
+        ((one | {"observation.images.wrist": one["observation.images.top"]},), "no input observation.images.wrist"),
+        ((bad,), "NaN or infinity"),
+    ]:
+        with pytest.raises(ObservationError, match=why):
+            engine.infer(batch, InferenceContext("r", earlier=earlier))
+    act = PureInferenceEngine(case_of(cases, "act").policy)
+    with pytest.raises(InvalidObservation, match="takes 0"):
+        act.infer(case_of(cases, "act").batch(), InferenceContext("r", earlier=(inputs_of(case_of(cases, "act"), 1),)))
 
 
 @pytest.mark.parametrize("family", REMEMBERING)
@@ -219,6 +270,7 @@ def test_warm_up_makes_what_the_family_needs(cases: dict[str, Case], family: str
     case = case_of(cases, family)
     spec = case.policy.spec
     assert PureInferenceEngine(case.policy).warm_up().action.shape == (spec.chunk_size, 6)
+    assert spec.earlier_observations == spec.n_obs_steps - 1
     assert spec.n_obs_steps == (case.folder.config.n_obs_steps if family in REMEMBERING else 1)
     assert spec.supports_rtc == (family in FLOW)
     assert (TOKENS in spec.input_features) == case.folder.config.takes_prompt

@@ -10,10 +10,12 @@ import pytest
 
 from inference_service.core.policy_config import PolicyConfig
 from inference_service.core.policy_folder import PolicyFolder
-from inference_service.nodes.device_budget import Interface, budget, dds_interfaces
+from inference_service.nodes.device_budget import Interface, budget, dds_interfaces, history_line
 from inference_service.nodes.device_encodings import Encodings
+from inference_service.nodes.device_history import LookBack
+from robot_config import load_robot_config
 from robot_config.schema import ExecutorConfig
-from tests.nodes.harness import POLICY
+from tests.nodes.harness import POLICY, ROBOT
 
 TOP = "observation.images.top"
 EXECUTOR = ExecutorConfig(watermark_threshold=40, control_frequency=20.0)
@@ -50,6 +52,20 @@ def test_what_the_model_shrinks_counts_as_small(config: PolicyConfig) -> None:
     pi0 = replace(config, type="pi0", raw={"image_resolution": [48, 48]})
     assert budget(pi0, encodings(), EXECUTOR, early_resize=True).pictures[TOP] == ("u8", 48 * 48 * 3)
     assert budget(pi0, encodings(), EXECUTOR, early_resize=False).pictures[TOP] == ("u8", 96 * 128 * 3)
+
+
+def test_a_policy_that_looks_back_sends_and_keeps_more(config: PolicyConfig) -> None:
+    looking = replace(config, n_obs_steps=3)
+    cost = budget(looking, encodings(), EXECUTOR, early_resize=False)
+    assert cost.request_bytes == 3 * (2 * 96 * 128 * 3 + 6 * 4)
+    assert "wrist u8 36.9 kB + other 0.024 kB) x 3 observations = 221 kB a request" in cost.line([])
+    specs = load_robot_config(ROBOT).contract.select(config.input_features)
+    line = history_line(looking, LookBack(2, 50_000_000), specs)
+    assert line == (
+        "Looks back on 2 observations, 50 ms apart: the last 0.35 s of each stream are kept, 12.9 MB of pictures where "
+        "each camera brings 20 a second"
+    )
+    assert history_line(config, LookBack(0, 50_000_000), specs) is None
 
 
 def test_an_interface_that_is_too_slow_is_named_with_what_helps(config: PolicyConfig) -> None:

@@ -202,6 +202,64 @@ def test_pictures_are_shrunk_early_where_both_sides_want_it(
     assert engine.requests[-1].batch[TOP].shape == shape
 
 
+class LookingBack:
+    """A device whose policy looks back on one observation, and an engine that has ``card`` (None: a plain one)."""
+
+    def __init__(self, opened: list[Any], path: Path, card: dict[str, Any] | None) -> None:
+        folder = PolicyFolder.load(make_plain_folder(path, n_obs_steps=2, chunk_size=50))
+        node = create_node("act_inference_node")
+        opened.append(node)
+        self.runner = RemoteRunner(node, DeviceSetup.without_robot(folder), Wire(), lambda: None)
+        config = folder.config
+        self.engine = StandInEngine(
+            lambda engine, request: engine.reply(request),
+            plain=card is None,
+            fingerprint=folder.fingerprint,
+            input_features={name: feature.shape for name, feature in config.input_features.items()},
+            **(card or {}),
+        )
+        opened.append(self.engine.node)
+        assert wait_until(lambda: self.runner.problem() is None), self.runner.problem()
+
+    def ask(self, earlier: int) -> Any:
+        """What the engine was told of ``earlier`` observations, besides the latest one."""
+        observations = [make_observation(seed=number) for number in range(earlier + 1)]
+        self.runner.run(observations[-1], 10**9, observations[:-1])
+        return self.engine.requests[-1].earlier
+
+
+def test_observations_that_a_policy_looks_back_on_go_with_the_request(
+    opened: list[Any], tmp_path: Path, domain_id: int
+) -> None:
+    device = LookingBack(opened, tmp_path, {"n_obs_steps": 2, "earlier_observations": 1})
+    assert device.runner.looks_back == 1
+    assert device.ask(0) == (), "the session has just begun"
+    (frame,) = device.ask(1)
+    assert list(frame) == ["observation.state", TOP, WRIST]
+    np.testing.assert_array_equal(frame[TOP].pixels, make_observation(seed=0)[TOP])
+
+
+@pytest.mark.parametrize(
+    ("card", "why"),
+    [({"n_obs_steps": 2, "version": "0.0.9"}, "version 0.0.9"), (None, "the plain form")],
+    ids=["an engine of an earlier version", "a plain engine"],
+)
+def test_an_engine_that_takes_none_gets_the_latest_alone_which_is_said_once(
+    opened: list[Any],
+    tmp_path: Path,
+    domain_id: int,
+    caplog: pytest.LogCaptureFixture,
+    card: dict[str, Any] | None,
+    why: str,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        device = LookingBack(opened, tmp_path, card)
+        assert [device.runner.looks_back for _ in range(2)] == [0, 0]
+        assert device.ask(1) is None
+    said = [r.getMessage() for r in caplog.records if "looks back on 2 observations" in r.getMessage()]
+    assert len(said) == 1 and why in said[0]
+
+
 class Recording:
     """A policy that takes the rest of a chunk, and remembers what it was told."""
 
@@ -215,6 +273,7 @@ class Recording:
             config.action_dim,
             config.input_features,
             n_obs_steps=2,
+            earlier_observations=1,
             supports_rtc=True,
         )
         self.contexts: list[InferenceContext] = []
@@ -241,12 +300,16 @@ def test_a_policy_in_this_process_is_told_the_same(monkeypatch: pytest.MonkeyPat
     assert wait_until(lambda: runner.problem() is None), runner.problem()
     policy.contexts.clear()
     for number, stamp_ns in enumerate((10**9, 10**9 + 3 * PERIOD_NS), 1):
-        runner.run(make_observation(), stamp_ns, f"0123abcd-{number}")
-    runner.run(make_observation(), 10**9 + 4 * PERIOD_NS, "0123abcd.1-3")
+        runner.begin(f"0123abcd-{number}")
+        runner.run(make_observation(), stamp_ns, [make_observation(seed=7)] * (number - 1))
+    runner.begin("0123abcd.1-3")
+    runner.run(make_observation(), 10**9 + 4 * PERIOD_NS)
     first, second, after_reset = policy.contexts
     assert first.left_over is None and first.seed == 5 and first.stamp_ns == 10**9
     assert second.left_over is not None and len(second.left_over.actions) == 47
     assert second.left_over.execution_horizon == 9 and second.session == first.session
+    assert first.earlier == () and after_reset.earlier == ()
+    assert second.earlier is not None and list(second.earlier[0]) == list(folder.config.input_features)
     assert after_reset.left_over is None and after_reset.session != first.session
     assert first.session in policy.forgotten
     runner.close()

@@ -28,6 +28,7 @@ CARD = EngineCard(
     output_features={"action": (6,)},
     feature_types={"observation.state": "STATE", "observation.images.top": "VISUAL", "action": "ACTION"},
     n_obs_steps=2,
+    earlier_observations=1,
     supports_rtc=True,
     max_batch=8,
     image_size=(224, 320),
@@ -40,8 +41,8 @@ VALUES = [
     *("input_features", "fingerprint", "codecs", "queue_depth", "version"),
 ]
 LATER_VALUES = [
-    *("output_features", "feature_types", "n_obs_steps", "supports_rtc", "max_batch", "image_size", "fps", "versions"),
-    "shared_memory",
+    *("output_features", "feature_types", "n_obs_steps", "earlier_observations", "supports_rtc", "max_batch"),
+    *("image_size", "fps", "versions", "shared_memory"),
 ]
 
 
@@ -79,6 +80,7 @@ def test_an_engine_that_says_less_is_understood():
     first = {key: value for key, value in CARD.__dict__.items() if key not in LATER_VALUES}
     assert card == EngineCard(**first)
     assert (card.n_obs_steps, card.supports_rtc, card.max_batch, card.image_size, card.fps) == (1, False, 1, None, None)
+    assert card.earlier_observations == 0
 
 
 def test_features_keep_the_order_of_the_policy():
@@ -127,6 +129,7 @@ def test_a_missing_value_is_named(key: str):
         ("feature_types", '{"action": 3}'),
         ("n_obs_steps", "0"),
         ("n_obs_steps", ""),
+        ("earlier_observations", "-1"),
         ("supports_rtc", "yes"),
         ("max_batch", "-1"),
         ("image_size", "224"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from wire_rig import over_the_wire, picture, sample_request
 
-from inference_service.core.batch import AffineImage
+from inference_service.core.batch import AffineImage, materialise
 from inference_service.core.errors import MalformedMessage, NonFiniteAction, ProtocolError, Superseded, error_from_wire
 from inference_service.core.policy import LeftOver
 from inference_service.wire.envelope import (
@@ -106,6 +106,56 @@ def test_the_context_of_a_request_arrives_whole():
     assert context.left_over is not None
     np.testing.assert_array_equal(context.left_over.actions, ACTION, strict=True)
     assert (context.left_over.inference_delay, context.left_over.execution_horizon) == (3, 10)
+
+
+EARLIER_STATE = "task.earlier.{}.observation.state"
+STATE = np.ones((1, 6), np.float32)
+
+
+@pytest.mark.parametrize("codec", ["u8", "f16", "f32", "jpeg:95"])
+def test_earlier_observations_arrive_as_the_latest_one_does(codec: str):
+    batch = {key: value for key, value in sample_request().batch.items() if key != "task"}
+    frames = tuple({**batch, "observation.state": np.full((1, 6), n, np.float32)} for n in (1, 2))
+    codecs = dict.fromkeys(U8, codec)
+    request = sample_request(earlier=frames)
+    message = over_the_wire(encode_request(request, extended=True, codecs=codecs))
+    assert {EARLIER_STATE.format(1), EARLIER_STATE.format(2), "task.earlier"} < set(from_variants(message))
+    back = decode_request(message)
+    assert list(back.batch) == list(request.batch | {"task": []})
+    earlier = back.context.earlier
+    assert earlier is not None and [float(frame["observation.state"][0, 0]) for frame in earlier] == [1, 2]
+    for frame in earlier:
+        assert list(frame) == list(batch)
+        for key in U8:
+            assert materialise(frame[key]).tobytes() == materialise(back.batch[key]).tobytes()
+
+
+def test_a_session_that_has_just_begun_says_so():
+    back = decode_request(over_the_wire(encode_request(sample_request(earlier=()), extended=True)))
+    assert back.context.earlier == () and decode_request(sent()).context.earlier is None
+    plain = encode_request(
+        sample_request(earlier=({"observation.state": np.ones((1, 6), np.float32)},)), extended=False
+    )
+    assert not [key for key in from_variants(plain) if key.startswith("task.earlier")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task__earlier": np.array([1], np.int64)},
+        {EARLIER_STATE.format(1): STATE},
+        {"task__earlier": np.array([1], np.int64), EARLIER_STATE.format(2): STATE},
+        {"task__earlier": np.array([0], np.int64), EARLIER_STATE.format(1): STATE},
+        {"task__earlier": np.array([64], np.int64)},
+        {"task__earlier": np.array([-1], np.int64)},
+        {"task__earlier": np.array([1], np.int32), EARLIER_STATE.format(1): STATE},
+        {"task__earlier": ["1"], EARLIER_STATE.format(1): STATE},
+    ],
+    ids=["none there", "not announced", "a gap", "one too many", "too many", "negative", "another type", "a text"],
+)
+def test_earlier_observations_that_are_not_as_announced_are_malformed(changes: dict[str, Any]):
+    with pytest.raises(MalformedMessage, match=r"task\.earlier"):
+        decode_request(sent(**changes))
 
 
 def test_a_request_need_not_have_a_context():

@@ -17,7 +17,7 @@ from inference_service.wire import interfaces
 from inference_service.wire.card import EngineCard, EngineState, card_from_status, card_to_status
 from inference_service.wire.envelope import Request, decode_request, encode_request
 from inference_service.wire.shared_memory import SLOTS, Beacon, SharedReader, SharedRing, sees
-from inference_service.wire.variants import DEFAULT_BOUNDS, VARIANTS_LIST, Bounds
+from inference_service.wire.variants import DEFAULT_BOUNDS, VARIANTS_LIST, Bounds, from_variants
 
 PIXELS = np.random.default_rng(0).integers(-(2**31), 2**31 - 1, 230_400, dtype=np.int32)
 FLOATS = np.random.default_rng(1).normal(size=(3, 200, 100)).astype(np.float32)
@@ -66,6 +66,19 @@ def test_a_tensor_that_is_still_held_is_not_written_over(ring, reader) -> None:
         held.append(reader.take(objects, DEFAULT_BOUNDS)["a"][1:])
     for number, view in enumerate(held):
         np.testing.assert_array_equal(view, (PIXELS + number)[1:])
+
+
+def test_earlier_observations_go_through_memory_too(ring, reader) -> None:
+    pictures = [np.full((120, 160, 3), number, np.uint8) for number in range(3)]
+    frames = [{"observation.images.top": AffineImage(pixels)} for pixels in pictures]
+    request = Request("r", frames[2], device_id="d", session="s", earlier=tuple(frames[:2]))
+    codecs = {"observation.images.top": "u8"}
+    message = encode_request(request, extended=True, codecs=codecs, ring=ring)
+    assert sum(entry.nbytes for entry in from_variants(message).values() if not isinstance(entry, list)) < 100
+    back = decode_request(message, shared=reader)
+    assert back.earlier is not None
+    for pixels, frame in zip(pictures, (*back.earlier, back.batch), strict=True):
+        np.testing.assert_array_equal(frame["observation.images.top"].pixels, pixels)
 
 
 def test_memory_is_used_again_once_nobody_holds_it(ring, reader) -> None:
