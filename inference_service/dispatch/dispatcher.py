@@ -30,6 +30,8 @@ from inference_service.dispatch.safety import SECOND_NS, SafetyGate
 from inference_service.dispatch.smoothing import TemporalEnsembler
 
 MILLISECOND_NS = 1_000_000
+RIVAL_SILENT_NS = SECOND_NS
+"""Another node that has sent no command for so long no longer leads the robot."""
 SHORTEST_PATIENCE_NS = SECOND_NS // 2
 
 
@@ -52,8 +54,9 @@ class ActionDispatcher:
         self._observed_ns: int | None = None
         self._server_ready = False
         self._last_error = ""
-        self._waiting_for_joints = False
+        self._obstacle = ""
         self._joints_problem = ""
+        self._rival: tuple[str, int] | None = None
         self._said_too_long = False
         self.set_smoothing(config.smoothing)
 
@@ -82,6 +85,11 @@ class ActionDispatcher:
         else:
             self._joints_problem = ""
             self._motion.measured(checked, now_ns)
+
+    def on_rival(self, topic: str, now_ns: int) -> None:
+        """A command of somebody else was heard on ``topic`` at ``now_ns``. Two that lead one robot make it leap between
+        them, whatever each keeps to: this one does not begin before the other is silent."""
+        self._rival = topic, now_ns
 
     def on_result(self, request_id: str, actions: NDArray[np.floating], latency_ms: float, now_ns: int) -> None:
         """A chunk, (steps, joints) in robot units, for the request of that id; applied once, or counted and dropped.
@@ -119,7 +127,7 @@ class ActionDispatcher:
         self._motion.reset()
         self._observed_ns = None
         self._last_error = ""
-        self._waiting_for_joints = False
+        self._obstacle = ""
         self._say("info", "dispatcher reset")
 
     def on_clock_jump(self) -> None:
@@ -220,7 +228,8 @@ class ActionDispatcher:
             chunk_size=self._chunk_size,
             consecutive_failures=self._requests.failures,
             last_error=self._last_error,
-            waiting_for_joint_state=self._no_joint_state if self._waiting_for_joints else "",
+            obstacle=self._obstacle,
+            rival=self._rival_topic(now_ns),
             counters=counters,
             clamped=dict(self._gate.clamped),
             slowed=dict(self._gate.slowed),
@@ -233,15 +242,25 @@ class ActionDispatcher:
         step = self._plan.take(self._tick)
         if step is None:
             return None
-        known = self._motion.may_follow(now_ns)
-        if not known and not self._waiting_for_joints:
-            self._say("warning", f"{self._no_joint_state}: nothing is commanded until the joints' positions are known")
-        self._waiting_for_joints = not known
-        return step if known else None
+        before, self._obstacle = self._obstacle, self._find_obstacle(now_ns)
+        if self._obstacle and not before:
+            self._say("warning", self._obstacle)
+        return None if self._obstacle else step
 
-    @property
-    def _no_joint_state(self) -> str:
-        return f"no usable joint state ({self._joints_problem})" if self._joints_problem else "no joint state"
+    def _find_obstacle(self, now_ns: int) -> str:
+        """Why the robot may not be led now; empty where it may."""
+        rival = self._rival_topic(now_ns)
+        if rival and not self._motion.commands_now:
+            return f"another node sends commands on {rival}: nothing is commanded until it is silent"
+        if self._motion.may_follow(now_ns):
+            return ""
+        lacking = f"no usable joint state ({self._joints_problem})" if self._joints_problem else "no joint state"
+        return f"{lacking}: nothing is commanded until the joints' positions are known"
+
+    def _rival_topic(self, now_ns: int) -> str:
+        if self._rival is None or now_ns - self._rival[1] > RIVAL_SILENT_NS:
+            return ""
+        return self._rival[0]
 
     def _move(self, step: Step | None, now_ns: int) -> tuple[Source, Float64 | None]:
         before = self._motion.state

@@ -48,7 +48,7 @@ class Motion:
 
     def may_follow(self, now_ns: int) -> bool:
         """Whether it is known where the robot is, so that a first action may be followed from there."""
-        if self._commands_now:
+        if self.commands_now:
             return True
         return self._position(now_ns) is not None or not self._gate.needs_positions
 
@@ -92,7 +92,7 @@ class Motion:
         None where the safe behaviour leaves the robot as it is.
         """
         commands: list[Float64] = []
-        if self._command is None or not self._commands_now:
+        if self._command is None or not self.commands_now:
             return commands
         target = self._gate.safe_target(self._command)
         if target is None or (target == self._command).all():
@@ -107,7 +107,7 @@ class Motion:
         return commands
 
     @property
-    def _commands_now(self) -> bool:
+    def commands_now(self) -> bool:
         """Whether the last tick's command is what the robot is under."""
         return self.state in (State.RUNNING, State.HOLDING) or (
             self.state is State.SAFE and self._safe_target is not None
@@ -124,7 +124,7 @@ class Motion:
         if self.state is State.HOLDING:
             unfinished = self._ramp.left if self._ramp is not None else 0
             ticks = min(ticks, max(self._held_ticks + 1, unfinished))
-        if not self._commands_now:
+        if not self.commands_now:
             position = self._position(now_ns)
             self._command = self._command if position is None else position
         self._ramp = None if self._command is None else Ramp(self._command, ticks)

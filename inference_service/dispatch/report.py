@@ -102,8 +102,10 @@ class Stats:
     consecutive_failures: int
     last_error: str
     """What failed last; empty once an inference succeeded after it."""
-    waiting_for_joint_state: str
-    """Why actions are not followed: what is wrong with the joint states; empty where they are."""
+    obstacle: str
+    """Why the actions that are there are not followed; empty where they are."""
+    rival: str
+    """A topic on which another node sends commands to this robot; empty where none does."""
     counters: Counters
     clamped: Mapping[str, int] = field(default_factory=dict)
     slowed: Mapping[str, int] = field(default_factory=dict)

@@ -143,7 +143,7 @@ class SafetyGate:
             )
         return checked
 
-    def check_positions(self, positions: NDArray[np.floating]) -> Float64 | None:
+    def check_positions(self, positions: NDArray[np.floating]) -> Float64:
         """Measured positions as (joints,) float64, NaN where a joint is not measured.
 
         Raises:

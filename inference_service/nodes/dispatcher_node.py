@@ -210,6 +210,8 @@ class DispatcherNode:
         positions = self._joints.latest()
         if positions is not None:
             self._dispatcher.on_joint_state(*positions)
+        if self._commands.rival is not None:
+            self._dispatcher.on_rival(*self._commands.rival)
         for _ in range(len(self._inbox)):
             self._inbox.popleft()()
 

@@ -18,6 +18,8 @@ from robot_config import ActionChannel, ContractError, RobotConfig
 
 COMMAND = "std_msgs/msg/Float64MultiArray"
 JOINT_STATE = "sensor_msgs/msg/JointState"
+OWN_KEPT = 256
+"""Commands remembered, to tell one's own from others' on the same topic."""
 
 
 def safety_limits(robot: RobotConfig, ramp_s: float) -> SafetyLimits:
@@ -72,6 +74,12 @@ class Commands:
     def __init__(self, node: Node, robot: RobotConfig) -> None:
         """Raises ContractError for a command topic of a type that is not served."""
         self._channels = [(channel, self._publisher(node, channel)) for channel in robot.action_map().channels]
+        self._sent: dict[str, tuple[bytes, ...]] = {}
+        self.rival: tuple[str, int] | None = None
+        """Where and when (monotonic ns) somebody else's command was last heard."""
+        for channel, _ in self._channels:
+            heard = partial(self._on_command, channel.topic)
+            node.create_subscription(channel.topic, COMMAND, heard, QoS(reliability="best_effort"), group="rivals")
         self.failures = 0
         """Commands that could not be handed to DDS."""
         self.last_failure = ""
@@ -91,12 +99,17 @@ class Commands:
         failure = ""
         for channel, publisher in self._channels:
             message = new_message(COMMAND, data=command[list(channel.indices)])
+            self._sent[channel.topic] = (*self._sent.get(channel.topic, ())[1 - OWN_KEPT :], message.data.tobytes())
             try:
                 publisher.publish(message)
             except TransportError as error:
                 self.failures += 1
                 failure = f"command on {channel.topic} not sent: {error}"
         self.last_failure = failure
+
+    def _on_command(self, topic: str, message: Message) -> None:
+        if np.asarray(message.data, np.float64).tobytes() not in self._sent.get(topic, ()):
+            self.rival = topic, time.monotonic_ns()
 
 
 class Joints:

@@ -52,9 +52,10 @@ def _errors(outlook: Outlook) -> list[str]:
         errors.append(f"no action for {stats.starved_ms / 1e3:.1f} s")
     if outlook.send_failure:
         errors.append(outlook.send_failure)
-    if stats.waiting_for_joint_state:
-        waited_for = f"{stats.waiting_for_joint_state}: nothing is commanded until the joints' positions are known"
-        errors.append(waited_for)
+    if stats.obstacle:
+        errors.append(stats.obstacle)
+    elif stats.rival:
+        errors.append(f"another node sends commands on {stats.rival}: stop one of the two")
     if stats.consecutive_failures:
         errors.append(stats.last_error)
     elif stats.counters.inferences and not stats.server_ready:

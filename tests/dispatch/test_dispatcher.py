@@ -32,21 +32,21 @@ def test_nothing_is_commanded_before_the_joints_positions_are_known() -> None:
     rig = Rig(joints_at=None)
     request = rig.feed(ramp_of(40))
     assert values(rig.ticks(5)) == [None] * 5
-    assert rig.stats().waiting_for_joint_state
+    assert rig.stats().obstacle
     rig.joints_at = 0.0
     first = rig.tick()
     assert first.action_of == (request.request_id, 6)
     assert [m for m in rig.messages("warning") if "joint state" in m] == [
         "no joint state: nothing is commanded until the joints' positions are known"
     ]
-    assert not rig.stats().waiting_for_joint_state
+    assert not rig.stats().obstacle
 
 
 def test_nothing_is_commanded_from_positions_in_another_unit() -> None:
     rig = Rig(joints_at=57.3)  # degrees, say: the limits are -2 to 2
     rig.feed(ramp_of(40))
     assert values(rig.ticks(5)) == [None] * 5
-    assert "joint 'pan' is measured at 57.3, its limits are -2 to 2" in rig.stats().waiting_for_joint_state
+    assert "joint 'pan' is measured at 57.3, its limits are -2 to 2" in rig.stats().obstacle
     assert any("'pan' is measured at 57.3" in m for m in rig.messages("warning"))
     rig.joints_at = 0.0
     assert rig.tick().command is not None
@@ -530,3 +530,25 @@ def test_a_coefficient_that_is_not_finite_is_refused_while_running() -> None:
     command = rig.tick().command
     assert command is not None
     assert np.isfinite(command).all()
+
+
+def test_a_dispatcher_does_not_begin_while_another_commands_the_robot() -> None:
+    rig = Rig()
+    rig.dispatcher.on_rival("/arm", rig.now_ns)
+    rig.feed(ramp_of(60))
+    assert values(rig.ticks(SECOND - 1)) == [None] * (SECOND - 1)
+    assert rig.stats().obstacle.startswith("another node sends commands on /arm: nothing is commanded")
+    rig.ticks(3)
+    assert rig.tick().command is not None
+    assert not rig.stats().obstacle
+
+
+def test_a_dispatcher_that_leads_the_robot_goes_on_and_tells_of_another() -> None:
+    rig = Rig()
+    rig.feed(ramp_of(60))
+    rig.ticks(3)
+    rig.dispatcher.on_rival("/arm", rig.now_ns)
+    assert rig.tick().command is not None
+    assert rig.stats().rival == "/arm"
+    rig.ticks(SECOND + 1)
+    assert not rig.stats().rival

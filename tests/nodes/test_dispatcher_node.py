@@ -379,3 +379,29 @@ def test_a_robot_file_that_cannot_work_is_refused_with_its_place(
             DispatcherNode(node, DispatcherParameters(robot_config_path=str(robot_file()), control_mode="teleop"))
     finally:
         node.close()
+
+
+def test_of_two_dispatchers_one_leads_the_robot_and_the_other_takes_over_when_it_is_gone(
+    world: World, robot_file: Callable[..., Path]
+) -> None:
+    """Fault: the stack was started twice. Invariant: nobody's commands but one dispatcher's reach the robot."""
+    with device(world) as standing_in:
+        standing_in.behave = lambda _goal: np.tile(HOME + 0.05 * np.random.rand(6), (50, 1)).astype(np.float32)
+        with dispatcher(world, robot_file()) as first:
+            wait_for(lambda: len(world.commands[ARM]) > 20, "commands")
+            node = create_node("second_dispatcher", domain_id=world.domain_id)
+            second = DispatcherNode(
+                node, build_parameters(DispatcherParameters, {"robot_config_path": str(robot_file())})
+            )
+            try:
+                wait_for(lambda: second._stats.obstacle.startswith("another node sends commands on"), "a refusal")
+                sent = second._stats.counters.actions
+                until = len(world.commands[ARM]) + 20
+                wait_for(lambda: len(world.commands[ARM]) > until, "more commands")
+                assert (sent, second._stats.counters.actions) == (0, 0)
+                assert not first._stats.rival
+                first.close()
+                wait_for(lambda: second._stats.counters.actions > 5, "the other one to take over")
+            finally:
+                second.close()
+                node.close()
