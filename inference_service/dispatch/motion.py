@@ -1,7 +1,7 @@
 """What is commanded at each tick: follow the plan, hold, or behave safely; and how to get from one to the other.
 
 No change of state makes the command jump. Leaving a standstill (start, reset, safe state) takes ``ramp_s``; after
-a hold of ``h`` ticks the command catches up with the plan over ``h + 1`` ticks, since the plan went on meanwhile.
+a hold of ``h`` periods the command catches up with the plan over ``h + 1`` ticks, since the plan went on meanwhile.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class Motion:
         self.state = State.WAITING
         self.latched = False
         self.held_since_ns: int | None = None
-        self._held_ticks = 0
         self._command: Float64 | None = None
         self._ramp: Ramp | None = None
         self._safe_target: Float64 | None = None
@@ -67,8 +66,6 @@ class Motion:
         if self.state is State.RUNNING:
             self.state = State.HOLDING
             self.held_since_ns = now_ns
-            self._held_ticks = 0
-        self._held_ticks += 1
         if self.state is State.HOLDING and self.held_ns(now_ns) >= self._gate.limits.hold_timeout_s * SECOND_NS:
             self._enter_safe()
         if self.state is State.HOLDING:
@@ -119,11 +116,15 @@ class Motion:
     def _approach(self, target: Float64) -> Float64:
         return self._gate.bound(target if self._ramp is None else self._ramp.apply(target), self._command)
 
+    def _periods_since_followed(self, now_ns: int) -> int:
+        """By the clock, not by ticks: a process that was stopped held, too."""
+        return 0 if self._followed_ns is None else round((now_ns - self._followed_ns) / self._period_ns)
+
     def _leave_standstill(self, now_ns: int) -> None:
         ticks = self._gate.ramp_ticks
         if self.state is State.HOLDING:
             unfinished = self._ramp.left if self._ramp is not None else 0
-            ticks = min(ticks, max(self._held_ticks + 1, unfinished))
+            ticks = min(ticks, max(self._periods_since_followed(now_ns), unfinished))
         if not self.commands_now:
             position = self._position(now_ns)
             self._command = self._command if position is None else position

@@ -552,3 +552,16 @@ def test_a_dispatcher_that_leads_the_robot_goes_on_and_tells_of_another() -> Non
     assert rig.stats().rival == "/arm"
     rig.ticks(SECOND + 1)
     assert not rig.stats().rival
+
+
+def test_a_process_that_was_stopped_catches_up_as_after_a_hold_of_that_time() -> None:
+    rig = Rig(safety={"ramp_s": 1.0})
+    rig.feed(chunk_of(*[0.0] * 40))
+    rig.ticks(SECOND + 5)
+    rig.now_ns += 4 * SECOND * PERIOD_NS  # SIGSTOP, a debugger, a machine that slept
+    request = rig.tick().request  # what was planned is too old
+    assert request is not None
+    rig.answer(request, chunk_of(*[1.0] * 40))
+    commands = values(rig.ticks(SECOND + 2))
+    assert commands[:2] == [0.05, 0.1]
+    assert commands[-1] == 1.0
