@@ -45,6 +45,7 @@ def open_participant(config: DdsConfig, name: str = "") -> DomainParticipant:
         TransportError: the DDS library refuses its configuration or finds no place in the domain.
     """
     apply_config(config)
+    native.keep_freed_memory()
     try:
         policies = [Policy.Userdata(b"enclave=/;"), *([Policy.EntityName(name)] if name else [])]
         return DomainParticipant(config.domain_id, Qos(*policies))
@@ -146,6 +147,7 @@ class RawWriter(_Endpoint):
             policies.append(Policy.Lifespan(duration(seconds=qos.lifespan_s)))
         known = participant.topic(topic, layout)
         super().__init__(participant, known, DataWriter(participant.entity, known, Qos(*policies)), qos)
+        self._giver = native.Giver(self.entity)
 
     @property
     def matched(self) -> int:
@@ -158,12 +160,12 @@ class RawWriter(_Endpoint):
         Raises:
             TransportError: the bytes are not of the declared layout, or the writer is closed.
         """
-        self._require_sent(native.write(self.entity, cdr), len(cdr))
+        self._require_sent(self._giver.write(cdr), len(cdr))
 
     def write_parts(self, parts: Sequence[native.Part]) -> None:
         """Send the CDR that ``parts`` make up, a multiple of 4 bytes; as :meth:`write`, without putting them together
         first."""
-        self._require_sent(native.write_parts(self.entity, parts), sum(memoryview(part).nbytes for part in parts))
+        self._require_sent(self._giver.write_parts(parts), sum(memoryview(part).nbytes for part in parts))
 
     def _require_sent(self, code: int, size: int) -> None:
         if code < 0:

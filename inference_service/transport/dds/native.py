@@ -10,6 +10,7 @@ a sample in parts is put together before it is handed over.
 from __future__ import annotations
 
 import ctypes as ct
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -28,8 +29,10 @@ _DATA_KIND = 2  # ddsi_serdata_kind: SDK_DATA
 _BAD_PARAMETER = -3  # DDS_RETCODE_BAD_PARAMETER
 _ANY_STATE = SampleState.Any | ViewState.Any | InstanceState.Any
 
-# An instance of our own: cyclonedds-python sets other prototypes on the functions of its instance.
+# Instances of our own: cyclonedds-python sets other prototypes on the functions of its instance. The second keeps the
+# interpreter lock, for calls that are over sooner than giving it up and asking for it again.
 _library = ct.CDLL(DDS._dll_handle._name)
+_short = ct.PyDLL(DDS._dll_handle._name)
 
 
 class _Sample(ct.Structure):
@@ -40,6 +43,12 @@ class _Sample(ct.Structure):
 
 class _IoVector(ct.Structure):
     _fields_ = (("base", ct.c_void_p), ("length", ct.c_size_t))
+
+
+class _Part(ct.Structure):
+    """The same to read from; ``base`` takes an address, or bytes, which it keeps alive."""
+
+    _fields_ = (("base", ct.c_char_p), ("length", ct.c_size_t))
 
 
 class _SampleInfo(ct.Structure):
@@ -70,14 +79,14 @@ class _Endpoint(ct.Structure):
     )
 
 
-def _function(name: str, result: Any, *arguments: Any) -> Any:
-    function = getattr(_library, name)
+def _function(name: str, result: Any, *arguments: Any, library: ct.CDLL = _library) -> Any:
+    function = getattr(library, name)
     function.restype, function.argtypes = result, arguments
     return function
 
 
-def _optional(name: str, result: Any, *arguments: Any) -> Any:
-    return _function(name, result, *arguments) if hasattr(_library, name) else None
+def _optional(name: str, result: Any, *arguments: Any, library: ct.CDLL = _library) -> Any:
+    return _function(name, result, *arguments, library=library) if hasattr(_library, name) else None
 
 
 _entity = ct.c_int32
@@ -85,15 +94,15 @@ _delete = _function("dds_delete", ct.c_int32, _entity)
 _write = _function("dds_write", ct.c_int32, _entity, ct.c_void_p)
 _takecdr = _function("dds_takecdr", ct.c_int32, _entity, ct.c_void_p, ct.c_uint32, ct.c_void_p, ct.c_uint32)
 _writecdr = _function("dds_writecdr", ct.c_int32, _entity, ct.c_void_p)
-_get_sertype = _optional("dds_get_entity_sertype", ct.c_int32, _entity, ct.c_void_p)
+_get_sertype = _optional("dds_get_entity_sertype", ct.c_int32, _entity, ct.c_void_p, library=_short)
 _serdata_from_iov = _function(
     "ddsi_serdata_from_ser_iov", ct.c_void_p, ct.c_void_p, ct.c_int, ct.c_size_t, ct.c_void_p, ct.c_size_t
 )
-_serdata_size = _function("ddsi_serdata_size", ct.c_uint32, ct.c_void_p)
+_serdata_size = _function("ddsi_serdata_size", ct.c_uint32, ct.c_void_p, library=_short)
 _serdata_to_ser_ref = _function(
-    "ddsi_serdata_to_ser_ref", ct.c_void_p, ct.c_void_p, ct.c_size_t, ct.c_size_t, ct.c_void_p
+    "ddsi_serdata_to_ser_ref", ct.c_void_p, ct.c_void_p, ct.c_size_t, ct.c_size_t, ct.c_void_p, library=_short
 )
-_serdata_unref = _function("ddsi_serdata_unref", None, ct.c_void_p)
+_serdata_unref = _function("ddsi_serdata_unref", None, ct.c_void_p, library=_short)
 _create_waitset = _function("dds_create_waitset", _entity, _entity)
 _waitset_attach = _function("dds_waitset_attach", ct.c_int32, _entity, _entity, ct.c_ssize_t)
 _waitset_detach = _function("dds_waitset_detach", ct.c_int32, _entity, _entity)
@@ -108,6 +117,20 @@ _reader_data = _function("dds_get_matched_subscription_data", ct.POINTER(_Endpoi
 _writer_data = _function("dds_get_matched_publication_data", ct.POINTER(_Endpoint), _entity, ct.c_uint64)
 _free_endpoint = _function("dds_builtintopic_free_endpoint", None, ct.POINTER(_Endpoint))
 _qget_userdata = _function("dds_qget_userdata", ct.c_bool, ct.c_void_p, ct.c_void_p, ct.c_void_p)
+
+
+_MALLOC_OPTIONS = {-3: 32 << 20, -1: 64 << 20}  # M_MMAP_THRESHOLD (its largest), M_TRIM_THRESHOLD
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what was freed, up to 64 MiB: by itself it gives every message of megabytes back to the
+    kernel and has it mapped, page by page, for the next one, which costs as much as sending it. glibc alone; where
+    the environment sets a ``MALLOC_`` variable, that counts."""
+    mallopt = getattr(ct.CDLL(None), "mallopt", None)
+    if mallopt is None or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    for option, value in _MALLOC_OPTIONS.items():
+        mallopt(option, value)
 
 
 class NativeError(Exception):
@@ -136,24 +159,40 @@ def padded(cdr: Buffer) -> Buffer:
     return bytes(cdr) + bytes(missing) if missing else cdr
 
 
-def write(writer: Entity, cdr: Buffer) -> int:
-    """Send ready CDR; the library's return code."""
-    view = np.frombuffer(padded(cdr), np.uint8)
-    return int(_write(writer._ref, ct.byref(_Sample(view.ctypes.data, view.size))))
+class Giver:
+    """Sends ready CDR by one writer. Safe to use from several threads."""
+
+    def __init__(self, writer: Entity) -> None:
+        self._writer: int = writer._ref
+
+    def write(self, cdr: Buffer) -> int:
+        """The library's return code."""
+        return self.write_parts([padded(cdr)])
+
+    def write_parts(self, parts: Sequence[Part]) -> int:
+        """Send the CDR that ``parts`` make up, copied from where they lie straight into the library's sample; the
+        library's return code. None is empty, and together they are a multiple of 4 bytes."""
+        sertype = ct.c_void_p()
+        # Each time anew: it says that the writer is still there, without which its type may be gone too.
+        if _get_sertype is None or _get_sertype(self._writer, ct.byref(sertype)) < 0:
+            return self._write_joined(b"".join(memoryview(part).cast("B") for part in parts))
+        vectors = (_Part * len(parts))(*map(_part, parts))
+        size = sum(vector.length for vector in vectors)
+        serdata = _serdata_from_iov(sertype, _DATA_KIND, len(parts), vectors, size)
+        if not serdata:
+            return _BAD_PARAMETER
+        return int(_writecdr(self._writer, serdata))  # takes over the reference
+
+    def _write_joined(self, cdr: bytes) -> int:
+        view = np.frombuffer(cdr, np.uint8)
+        return int(_write(self._writer, ct.byref(_Sample(view.ctypes.data, view.size))))
 
 
-def write_parts(writer: Entity, parts: Sequence[Part]) -> int:
-    """Send the CDR that ``parts`` make up, copied from where they lie straight into the library's sample; the library's
-    return code. None is empty, and together they are a multiple of 4 bytes."""
-    sertype = ct.c_void_p()
-    if _get_sertype is None or _get_sertype(writer._ref, ct.byref(sertype)) < 0:
-        return write(writer, b"".join(memoryview(part).cast("B") for part in parts))
-    views = [np.frombuffer(part, np.uint8) for part in parts]
-    vectors = (_IoVector * len(views))(*(_IoVector(view.ctypes.data, view.size) for view in views))
-    serdata = _serdata_from_iov(sertype, _DATA_KIND, len(views), vectors, sum(view.size for view in views))
-    if not serdata:
-        return _BAD_PARAMETER
-    return int(_writecdr(writer._ref, serdata))  # takes over the reference
+def _part(part: Part) -> _Part:
+    if type(part) is bytes:
+        return _Part(part, len(part))
+    array = part if isinstance(part, np.ndarray) else np.frombuffer(part, np.uint8)
+    return _Part(array.__array_interface__["data"][0], array.nbytes)
 
 
 class Taken(NamedTuple):
