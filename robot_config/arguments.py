@@ -87,6 +87,7 @@ class EngineArguments:
     input_topic: str = _argument("/preprocessed/batch", "Topic on which devices send batches")
     output_topic: str = _argument("/inference/action", "Topic on which actions are answered")
     threads: int = _argument(0, "CPU threads of the runtime; 0: its own choice")
+    backend_options: str = _argument("", 'The runtime\'s own options as a JSON object, such as {"seed": 1}')
     transport: str = _argument("dds", *_TRANSPORT)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from robot_config.arguments import (
@@ -195,6 +195,12 @@ def _runtime(cfg: RobotConfig, inference: InferenceConfig, arguments: LaunchArgu
     return arguments.device or (model.device if model else "auto")
 
 
+def _options(cfg: RobotConfig, inference: InferenceConfig) -> str:
+    """The options that the model hands to its runtime, as the engine takes them."""
+    model = cfg.models.get(inference.model or "")
+    return json.dumps(dict(model.backend_options)) if model and model.backend_options else ""
+
+
 def _common(node_name: str, arguments: LaunchArguments) -> dict[str, Value]:
     return {"node_name": node_name, "use_sim_time": arguments.use_sim_time, "transport": arguments.transport}
 
@@ -244,14 +250,10 @@ def _local_engine(cfg: RobotConfig, inference: InferenceConfig, policy: str, arg
         device=_runtime(cfg, inference, arguments),
         input_topic=inference.cloud_inference_topic,
         output_topic=inference.cloud_result_topic,
+        backend_options=_options(cfg, inference),
         transport=arguments.transport,
     )
-    spec = _engine(policy, engine)
-    model = cfg.models.get(inference.model or "")
-    if model is None or not model.backend_options:
-        return spec
-    options = {"backend_options": json.dumps(dict(model.backend_options))}
-    return replace(spec, parameters={**spec.parameters, **options})
+    return _engine(policy, engine)
 
 
 def _engine(policy: str, arguments: EngineArguments) -> ProcessSpec:
@@ -264,6 +266,7 @@ def _engine(policy: str, arguments: EngineArguments) -> ProcessSpec:
         "input_topic": arguments.input_topic,
         "output_topic": arguments.output_topic,
         "threads": arguments.threads,
+        "backend_options": arguments.backend_options,
     }
     return ProcessSpec(PACKAGE, "pure_inference_node", ENGINE_NODE, parameters)
 
@@ -271,9 +274,13 @@ def _engine(policy: str, arguments: EngineArguments) -> ProcessSpec:
 def _other_machine(cfg: RobotConfig, inference: InferenceConfig, policy: str, arguments: LaunchArguments) -> str:
     there = "POLICY_DIRECTORY" if policy.startswith(FETCHED) else policy
     words = {"policy_path": there, "device": _runtime(cfg, inference, arguments)}
-    topics = {"input_topic": inference.cloud_inference_topic, "output_topic": inference.cloud_result_topic}
+    more = {
+        "input_topic": inference.cloud_inference_topic,
+        "output_topic": inference.cloud_result_topic,
+        "backend_options": _options(cfg, inference),
+    }
     defaults = {row.name: row.default for row in table(EngineArguments)}
-    words.update({name: topic for name, topic in topics.items() if topic != defaults[name]})
+    words.update({name: value for name, value in more.items() if value != defaults[name]})
     tail = " ".join(shlex.quote(f"{name}:={value}") for name, value in words.items())
     return (
         "No engine is started here. On the machine that computes (same ROS_DOMAIN_ID, same policy) run one of\n"

@@ -115,10 +115,20 @@ def test_cloud_local_starts_the_engine_here_on_the_same_topics(write: Write, pol
     assert "input_topic:=/to output_topic:=/from" in note
 
 
-def test_options_of_the_runtime_reach_an_engine_started_here(write: Write, policy: Path) -> None:
+def test_options_of_the_runtime_reach_the_engine_here_and_there(write: Write, policy: Path) -> None:
     path = write("lerobot_norm_mode: none}", "lerobot_norm_mode: none, backend_options: {seed: 3, autocast: bfloat16}}")
     plan = make_plan(load_robot_config(path), LaunchArguments(execution_mode="distributed", cloud_local=True))
-    assert parameters(plan, "pure_inference")["backend_options"] == '{"seed": 3, "autocast": "bfloat16"}'
+    options = '{"seed": 3, "autocast": "bfloat16"}'
+    assert parameters(plan, "pure_inference")["backend_options"] == options
+    (note,) = make_plan(load_robot_config(path), LaunchArguments(execution_mode="distributed")).notes
+    assert f" 'backend_options:={options}'\n" in note
+
+
+def test_options_of_the_runtime_are_an_argument_of_the_engine(policy: Path) -> None:
+    words = [f"policy_path:={policy}", 'backend_options:={"seed": 3}']
+    plan = make_engine_plan(EngineArguments.parse(words))
+    assert parameters(plan, "pure_inference")["backend_options"] == '{"seed": 3}'
+    assert parameters(make_engine_plan(EngineArguments.parse(words[:1])), "pure_inference")["backend_options"] == ""
 
 
 def test_the_yaml_decides_where_the_launch_does_not(write: Write, policy: Path) -> None:
@@ -203,6 +213,7 @@ def test_the_engine_alone(policy: Path) -> None:
         "input_topic:=/a",
         "output_topic:=/b",
         "threads:=0",
+        "backend_options:=",
     ]
 
 
