@@ -8,6 +8,7 @@
     inference-service container ROLE                                    what the images run
     inference-service health [NODE…]                                    exit 0 when the nodes here are ready
     inference-service policy inspect|check|parity DIR                   look at a policy directory
+    inference-service evaluate DIR                                      count how often a policy reaches the cube
     inference-service version
 """
 
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help", "help"):
         print(USAGE)
         return 0
+    command = "version" if command == "--version" else command
     if command not in commands:
         hint = f"unknown command {command!r}: {suggest(command, commands)}\n" if command else ""
         print(f"{hint}{USAGE}", file=sys.stderr)

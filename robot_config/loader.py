@@ -13,6 +13,7 @@ from robot_config.checks import check
 from robot_config.errors import ConfigError, Problem, suggest
 from robot_config.explain import explain, unknown_keys
 from robot_config.schema import RobotConfig
+from robot_config.substitutions import expanded
 from robot_config.yaml_source import Origin, Path_, Place, Source, kind_of, read_yaml
 
 ROBOTS = Path(__file__).resolve().parent / "robots"
@@ -53,7 +54,7 @@ def find_robot(name_or_path: str | Path) -> Path:
     Raises:
         ConfigError: neither a file nor a known name.
     """
-    path = Path(name_or_path).expanduser()
+    path = expanded(str(name_or_path))
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         return path.absolute()
     for directory in _directories():
@@ -86,7 +87,7 @@ def check_file(path: Path) -> Checked:
 
 def _directories() -> list[Path]:
     given = filter(None, os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep))
-    return [*(Path(d).expanduser() for d in given), ROBOTS]
+    return [*map(expanded, given), ROBOTS]
 
 
 def _ordered(problems: list[Problem]) -> tuple[Problem, ...]:

@@ -13,7 +13,7 @@ from robot_config.contract import ActionMap, Contract, make_action_map
 from robot_config.errors import ConfigError, suggest
 from robot_config.hardware import JointLimit, Peripheral, Ros2Control, Teleoperation
 from robot_config.section import AsTuple, Encoding, Name, Names, Scalar, Section, Topic
-from robot_config.substitutions import resolve, resolve_path
+from robot_config.substitutions import expanded, resolve, resolve_path
 
 ExecutionMode = Literal["monolithic", "distributed"]
 Positive = Annotated[float, Field(gt=0)]
@@ -238,7 +238,7 @@ class RobotConfig(Section):
             SubstitutionError: a ``$(…)`` in it cannot be resolved.
         """
         text = self.ros2_control.calib_file
-        return Path(resolve(text, self.ros2_control.where("calib_file"))).expanduser() if text else None
+        return expanded(resolve(text, self.ros2_control.where("calib_file"))) if text else None
 
     def action_map(self) -> ActionMap:
         """Where each element of an action goes, with its limits.

@@ -38,10 +38,25 @@ def resolve_path(text: str, beside: Path, where: str) -> tuple[Path | None, tupl
     Raises:
         SubstitutionError: a ``$(…)`` in it cannot be resolved.
     """
-    path = Path(resolve(text, where)).expanduser()
+    path = expanded(resolve(text, where))
     roots = dict.fromkeys((beside, Path.cwd(), Path(__file__).resolve().parent.parent))
     tried = (path,) if path.is_absolute() else tuple(Path(os.path.normpath(root / path)) for root in roots)
-    return next((place for place in tried if place.exists()), None), tried
+    return next((place for place in tried if _is_there(place)), None), tried
+
+
+def expanded(text: str) -> Path:
+    """A path with its ``~`` replaced; as it stands where nobody knows that home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def find_package(name: str) -> Path | None:

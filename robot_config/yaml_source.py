@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import yaml
@@ -21,6 +22,7 @@ Path_ = tuple["str | int", ...]
 
 MAX_NODES = 20_000
 MAX_DEPTH = 60
+MAX_BYTES = 1_000_000
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -92,17 +94,13 @@ def read_yaml(path: Path) -> Source:
         ConfigError: not readable, not YAML, or not a mapping. Duplicate keys are ``problems`` of the result.
     """
     file = str(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError([Problem(file, 0, "", "no such file")]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(file, 0, "", f"cannot be read: {error}")]) from error
-    loader = _Loader(text)
+    loader = _Loader(_text(path))
+    walker = _Walker(loader, file)
     try:
         node = loader.get_single_node()
-        walker = _Walker(loader, file)
-        data = {} if node is None else walker.value(node, (), 0)
+        data = None if node is None else walker.value(node, (), 0)
+    except RecursionError:
+        raise ConfigError([Problem(file, 0, "", "not valid YAML: too deeply nested")]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = f"not valid YAML: {error.problem or error.context}"
@@ -116,6 +114,24 @@ def read_yaml(path: Path) -> Source:
     return Source(data, Origin(file, walker.places), walker.problems)
 
 
+def _text(path: Path) -> str:
+    """Raises ConfigError for anything but a file of text of a size that a robot file may have."""
+    file = str(path)
+    try:
+        status = path.stat()
+        if not S_ISREG(status.st_mode):
+            raise ConfigError([Problem(file, 0, "", "cannot be read: it is not a file")])
+        if status.st_size > MAX_BYTES:
+            raise ConfigError([Problem(file, 0, "", f"{status.st_size} bytes: a robot file has {MAX_BYTES} at most")])
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError([Problem(file, 0, "", "no such file")]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(file, 0, "", f"cannot be read: {error}: save it as UTF-8")]) from error
+    except OSError as error:
+        raise ConfigError([Problem(file, 0, "", f"cannot be read: {error}")]) from error
+
+
 def kind_of(value: Any) -> str:
     """What a YAML value is, in words."""
     if value is None:
@@ -127,8 +143,12 @@ def kind_of(value: Any) -> str:
     if isinstance(value, bool):
         return f"{str(value).lower()} (true/false)"
     if isinstance(value, (int, float)):
-        return f"the number {value}"
-    return f"the text {value!r}" if isinstance(value, str) else f"{value} ({type(value).__name__})"
+        return f"the number {_shortened(str(value))}"
+    return f"the text {_shortened(value)!r}" if isinstance(value, str) else f"{value} ({type(value).__name__})"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 class _Walker:
@@ -149,7 +169,12 @@ class _Walker:
             return self._mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):
             return self._sequence(node, path, depth)
-        return self._loader.construct_object(node)
+        try:
+            return self._loader.construct_object(node)
+        except ValueError as error:  # YAML takes it for a number or a date by its looks
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{_shortened(str(node.value))} looks like a value of type {kind} and is none: put text in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
     def _sequence(self, node: yaml.SequenceNode, path: Path_, depth: int) -> list[Any]:
         found = []

@@ -51,7 +51,7 @@ class PolicyFolder:
             PolicyFolderError: what is missing or wrong; names file, key and fix.
             MissingStatistics: a legacy checkpoint lacks those of a feature that it normalises.
         """
-        folder = fetch(str(path)) if is_hub_id(path) else Path(path).expanduser()
+        folder = fetch(str(path)) if is_hub_id(path) else _expanded(Path(path))
         _require_policy_directory(folder)
         config = read_config(folder / CONFIG)
         missing = [name for name in (PREPROCESSOR, POSTPROCESSOR) if not (folder / name).exists()]
@@ -127,6 +127,15 @@ class PolicyFolder:
                     (copy / entry.name).symlink_to(entry, target_is_directory=entry.is_dir())
             (copy / CONFIG).write_text(json.dumps(config, indent=4), encoding="utf-8")
             yield copy
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise PolicyFolderError(
+            f"{path}: {path.parts[0]} is nobody's home directory here: write the whole path"
+        ) from error
 
 
 def _require_policy_directory(folder: Path) -> None:

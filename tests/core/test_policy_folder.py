@@ -298,3 +298,8 @@ def test_runtime_copy_of_a_relative_path(path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(path.parent)
     with PolicyFolder.load(path.name).runtime_config_copy("cpu") as copy:
         assert (copy / PRE).read_bytes() == (path / PRE).read_bytes()
+
+
+def test_a_home_that_is_nobodys_is_named() -> None:
+    with pytest.raises(PolicyFolderError, match="~nobody-of-that-name is nobody's home directory here"):
+        PolicyFolder.load("~nobody-of-that-name/policy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -254,3 +255,27 @@ def test_the_simulated_and_the_real_arm_speak_on_the_same_topics() -> None:
 def test_a_robot_can_be_made_in_code() -> None:
     cfg = RobotConfig.model_validate({"name": "coded", "joints": {"arm": ["a", "b"]}})
     assert cfg.joint_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", ":1: expected a mapping at the top, found nothing"),
+        ("# a comment\n", ":1: expected a mapping at the top, found nothing"),
+        ("a: " + "[" * 3000 + "]" * 3000, ": not valid YAML: too deeply nested"),
+        ("a: 1\nb: " + "9" * 5000, ":2: not valid YAML: 9999999999999999999999999999999999999999… looks like"),
+        ("name: 2026-99-01", ":1: not valid YAML: 2026-99-01 looks like a value of type timestamp and is none: put"),
+        ("#" * 1_000_001, ": 1000001 bytes: a robot file has 1000000 at most"),
+    ],
+)
+def test_an_odd_file_is_one_clear_line(write: Write, text: str, says: str) -> None:
+    path = write(text=text)
+    (problem,) = problems(path)
+    assert problem.startswith(f"{path}{says}")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "directory.yaml").mkdir()
+    for name in ("pipe.yaml", "directory.yaml"):
+        assert problems(tmp_path / name) == [f"{tmp_path / name}: cannot be read: it is not a file"]

@@ -107,3 +107,11 @@ def test_the_calibration_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("HOME", "/home/robot")
     assert load_robot_config(write(text=FULL)).calibration_file() == Path("/home/robot/.calibrate/arm.json")
     assert load_robot_config(write()).calibration_file() is None
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/model", "a" * 5000])
+def test_a_path_that_cannot_be_is_nowhere(write: Write, path: str) -> None:
+    with pytest.raises(ConfigError, match="does not exist here"):
+        load_robot_config(write("path: policies/reach", f"path: {path}")).model_path("reach")
+    with pytest.raises(ConfigError, match=r"cannot be read|no such file"):
+        load_robot_config(f"{path}.yaml")
