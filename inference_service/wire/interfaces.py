@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, cast
 from rosbags.serde import SerdeError
 
 from inference_service.core.errors import MalformedMessage, ProtocolError
-from inference_service.wire.packed import VARIANTS_LIST, Entry, VariantsList, pack, pack_parts, unpack
+from inference_service.wire.packed import VARIANTS_LIST, Entry, Frame, VariantsList, pack, pack_parts, unpack_framed
 from inference_service.wire.typestore import BoundedTypestore
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -45,10 +45,12 @@ def get_message(type_name: str) -> type[Any]:
     return _store.types[type_name]
 
 
-def variants_list(entries: Mapping[str, Entry], cdr: memoryview | None = None) -> VariantsList:
+def variants_list(
+    entries: Mapping[str, Entry], cdr: memoryview | None = None, frame: Frame | None = None
+) -> VariantsList:
     """The message of ``entries``, which must be what :func:`~inference_service.wire.packed.pack` takes, and of the
     bytes that they came in."""
-    return VariantsList.of(entries, _expand, cdr)
+    return VariantsList.of(entries, _expand, cdr, frame)
 
 
 def _expand(cdr: memoryview) -> list[Any]:
@@ -93,9 +95,9 @@ def deserialize(cdr: Buffer, type_name: str) -> Any:
         MalformedMessage: the bytes are no XCDR1, end early, go on too long, or hold lengths beyond their end.
     """
     data = memoryview(cdr).cast("B").toreadonly()
-    entries = unpack(data) if type_name == VARIANTS_LIST else None
+    entries, frame = unpack_framed(data) if type_name == VARIANTS_LIST else (None, None)
     if entries is not None:
-        return variants_list(entries, data)
+        return variants_list(entries, data, frame)
     try:
         message: Any = _store.deserialize_bounded(data, type_name)
         return VariantsList(message.variants) if type_name == VARIANTS_LIST else message

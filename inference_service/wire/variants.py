@@ -77,10 +77,17 @@ def from_variants(message: Any, bounds: Bounds = DEFAULT_BOUNDS) -> dict[str, En
     """
     ready = message.entries if isinstance(message, VariantsList) else None
     if ready is not None:
+        frame = message.frame
+        if frame is not None and frame.judged is bounds:
+            return dict(ready)
         _check_count(len(ready), bounds)
         for key, entry in ready.items():
             _check_received(key, entry, bounds)
         _check_total(ready, bounds)
+        # Of messages in one frame only values differ: nothing is left to check but bools, and strings whose characters
+        # might be more, in as many bytes.
+        if frame is not None and not frame.flags and frame.longest <= bounds.string_length:
+            frame.judged = bounds
         return dict(ready)
     _check_count(len(message.variants), bounds)
     entries: dict[str, Entry] = {}

@@ -9,8 +9,16 @@ from wire_rig import golden, sample_bytes
 
 from inference_service.core.errors import MalformedMessage
 from inference_service.wire.interfaces import _store, deserialize, serialize
-from inference_service.wire.packed import VARIANTS_LIST, VariantsList, pack, pack_parts, unpack
-from inference_service.wire.variants import from_variants, to_variants
+from inference_service.wire.packed import (
+    VARIANTS_LIST,
+    VariantsList,
+    _frames,
+    pack,
+    pack_parts,
+    unpack,
+    unpack_framed,
+)
+from inference_service.wire.variants import Bounds, from_variants, to_variants
 
 SAMPLES = {
     "every kind": {
@@ -117,3 +125,53 @@ def test_parts_are_the_bytes_with_large_arrays_uncopied(dtype: str):
     assert [part is large for part in parts].count(True) == 2
     assert all(memoryview(part).nbytes for part in parts)
     assert sum(memoryview(part).nbytes for part in parts) % 4 == 0
+
+
+def test_a_message_in_a_known_frame_is_read_as_one_that_is_new():
+    """The frame of earlier messages saves reading, and judges nothing by itself: any other byte than a value's is read
+    in full, values are the new ones."""
+    first, second, third = (
+        pack({"name": [text], "n": np.array([number]), "x": np.full((2, 3), number, np.float32), "none": []})
+        for text, number in (("aaaa", 1), ("bbbb", 2), ("cccc", 3))
+    )
+    for cdr in (first, second):
+        assert unpack_framed(memoryview(cdr))[0] is not None
+    entries, frame = unpack_framed(memoryview(third))
+    assert frame is not None
+    assert frame is unpack_framed(memoryview(first))[1]
+    assert_same(entries, from_variants(general(third)))
+    for position in range(len(third)):
+        broken = bytearray(third)
+        broken[position] ^= 1
+        received = _outcome(deserialize(bytes(broken), VARIANTS_LIST)) if unpack(memoryview(broken)) else None
+        if isinstance(received, dict):
+            assert_same(received, from_variants(general(bytes(broken))))
+
+
+def test_bounds_are_checked_anew_for_bools_and_for_other_bounds():
+    good, bad = (pack({"flags": np.array([1, 1], np.uint8).view(np.bool_), "s": [c]}) for c in "ab")
+    at = bad.index(b"\x01\x01")
+    bad = bad[:at] + b"\x02" + bad[at + 1 :]
+    for cdr in (good, good, good):
+        from_variants(deserialize(cdr, VARIANTS_LIST))
+    with pytest.raises(MalformedMessage, match="neither 0 nor 1"):
+        from_variants(deserialize(bad, VARIANTS_LIST))
+    long = pack({"s": ["x" * 100]})
+    for _ in range(3):
+        from_variants(deserialize(long, VARIANTS_LIST))
+    with pytest.raises(MalformedMessage, match="at most 10"):
+        from_variants(deserialize(long, VARIANTS_LIST), Bounds(string_length=10))
+
+
+def test_frames_are_bounded_whatever_is_sent():
+    for size in range(1000):
+        for _ in range(3):
+            unpack(memoryview(pack({"k": ["x" * size], f"other{size}": []})))
+    for name in range(20):  # of one length
+        for _ in range(3):
+            unpack(memoryview(pack({f"key{name:04}": ["x"]})))
+    assert len(_frames) <= 64
+    assert max(map(len, _frames.values())) <= 4
+    wide = pack({f"k{n}" * 30: [] for n in range(4000)})
+    for _ in range(3):
+        assert unpack_framed(memoryview(wide))[1] is None
