@@ -81,7 +81,7 @@ class ManagedProcess:
 
 def node_command(spec: ProcessSpec) -> list[str]:
     """The command line that runs a node with this interpreter."""
-    return [sys.executable, "-m", "inference_service.cli", "run", *spec.words()]
+    return [sys.executable, "-m", "inference_service", "run", *spec.words()]
 
 
 class Launcher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,24 @@ def test_a_node_that_is_given_nonsense_ends_with_the_reason() -> None:
     )
     assert done.returncode == 2
     assert "did you mean 'seed'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("imported", "status"),
+    [
+        ("robot_config", -signal.SIGINT),  # by the command itself
+        ("inference_service.nodes.sim_robot", 130),  # by `run`
+    ],
+)
+def test_ctrl_c_while_it_starts_ends_it_without_a_traceback(imported: str, status: int) -> None:
+    program = (
+        "import os, runpy, signal, sys\n"
+        "class Press:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == {imported!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Press())\n"
+        "sys.argv[1:] = ['run', 'sim_robot', 'no_such_parameter:=1']\n"
+        "runpy.run_module('inference_service', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")

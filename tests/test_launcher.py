@@ -225,7 +225,7 @@ def test_the_command_of_a_node() -> None:
     spec = ProcessSpec("inference_service", "sim_robot", "sim_robot", {"seed": 1, "use_sim_time": False})
     assert node_command(spec)[1:] == [
         "-m",
-        "inference_service.cli",
+        "inference_service",
         "run",
         "sim_robot",
         "seed:=1",

@@ -26,7 +26,7 @@ setup(
     ],
     # The same as in pyproject.toml.
     entry_points={
-        "console_scripts": ["inference-service = inference_service.cli:main"],
+        "console_scripts": ["inference-service = inference_service.__main__:main"],
         "inference_service.backends": [
             "onnx = inference_service.backends.onnx:load",
             "lerobot = inference_service.backends.lerobot_torch:load",
