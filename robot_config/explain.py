@@ -87,9 +87,11 @@ def _problem(root: type[Section], finding: ErrorDetails, origin: Origin) -> Prob
 
 
 def _missing(root: type[Section], path: Path_) -> str:
+    from robot_config.descriptions import descriptions
+
     section = section_at(root, path[:-1])
-    field = section.model_fields.get(str(path[-1])) if section else None
-    meaning = " ".join(field.description.split()).partition(". ")[0].rstrip(".") if field and field.description else ""
+    description = descriptions(section).get(str(path[-1]), "") if section else ""
+    meaning = " ".join(description.split()).partition(". ")[0].rstrip(".")
     return f"`{path[-1]}:` is missing" + (f" ({meaning.replace('``', '')})" if meaning else "")
 
 

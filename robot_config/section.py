@@ -79,9 +79,7 @@ class Section(BaseModel):
     A key without a value (``inference:``) counts as left out.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     foreign: ClassVar[Mapping[str, str]] = {}
     """Keys that are somebody else's, with whose."""
     derived: ClassVar[tuple[str, ...]] = ()
@@ -124,7 +122,12 @@ class Section(BaseModel):
     def __get_pydantic_json_schema__(
         cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
+        from robot_config.descriptions import descriptions
+
         found = handler.resolve_ref_schema(handler(schema))
+        for key, text in descriptions(cls).items():
+            if key in found.get("properties", {}):
+                found["properties"][key].setdefault("description", text)
         for key, why in cls.foreign.items():
             found.setdefault("properties", {})[key] = {"description": f"Accepted and ignored: {why}."}
         if "required" in found:

@@ -26,7 +26,6 @@ from inference_service.core.policy_folder import PolicyFolder
 from inference_service.transport.protocol import Message, Node, QoS
 from inference_service.wire.policy_files import POLICY_TOPIC, SUBSCRIPTION_DEPTH, PolicyAssembler, PolicyFiles
 
-SCHEME = "engine://"
 _VARIANTS = "ibrobot_msgs/msg/VariantsList"
 _SOURCE = re.compile(r"engine://([0-9a-f]{0,64})/?")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")

@@ -12,7 +12,6 @@ from inference_service.core.policy_config import PolicyConfig
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.reanchor import Reanchor
 from inference_service.nodes.device_encodings import Encodings
-from inference_service.nodes.device_files import SCHEME
 from inference_service.nodes.device_handshake import Handshake, Row, rate_row, side_by_side
 from inference_service.nodes.device_history import LookBack
 from inference_service.nodes.device_rtc import Continuity
@@ -21,6 +20,8 @@ from robot_config.contract import PICTURES
 from robot_config.errors import RobotConfigError
 from robot_config.schema import ControlMode, ModelConfig, RtcConfig
 
+SCHEME = "engine://"
+"""Beginning of a policy's path that means: the engine's, whose small files the device fetches."""
 _SECOND_NS = 1_000_000_000
 
 

@@ -20,8 +20,8 @@ from inference_service.core.motor_units import (
     velocity_scale,
 )
 from inference_service.core.policy_config import STATE
-from inference_service.nodes.dispatcher_robot import JOINT_STATE
 from robot_config import ObservationSpec, RobotConfig
+from robot_config.contract import JOINT_STATE
 
 DEFAULT_GRIPPERS = ("6",)
 """Grippers of a robot that names none: the SO-101's, as IB-Robot has it."""

@@ -21,14 +21,12 @@ from inference_service.core.errors import InferenceServiceError, PolicyError, Re
 from inference_service.core.motor_units import NormMode
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.nodes.device_budget import budget, dds_interfaces, history_line
-from inference_service.nodes.device_fetching import FetchingDevice
-from inference_service.nodes.device_files import SCHEME
-from inference_service.nodes.device_setup import DeviceSetup
+from inference_service.nodes.device_setup import SCHEME, DeviceSetup
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_to_ns
 from inference_service.nodes.motor_units import motor_units
 from inference_service.nodes.observations import CLOCK_AHEAD_NS, ObservationSampler
 from inference_service.nodes.parameter_services import Changeable
-from inference_service.nodes.policy_runner import LONGEST_TIMEOUT_S, LocalRunner, RemoteRunner, Runner
+from inference_service.nodes.policy_runner import LONGEST_TIMEOUT_S, RemoteRunner, Runner
 from inference_service.nodes.runtime import App, NodeParameters, monotonic_ms, run_node
 from inference_service.transport.protocol import GoalStatus, Message, Node, ServerGoal
 from inference_service.wire.interfaces import get_message
@@ -127,6 +125,8 @@ class PolicyNode:
             )
             self._tell_budget()
             return RemoteRunner(self._node, self._setup, p, self._diagnostics.publish_now)
+        from inference_service.nodes.policy_runner_local import LocalRunner
+
         return LocalRunner(self._setup, p.device, p.threads, self._logger, self._diagnostics.publish_now)
 
     def _undecoded(self) -> list[str]:
@@ -312,6 +312,8 @@ def start(node: Node, parameters: PolicyParameters) -> App:
         return PolicyNode(node, parameters)
     if parameters.execution_mode != "distributed":
         raise PolicyError(f"checkpoint {parameters.checkpoint} needs execution_mode:=distributed: weights stay there")
+    from inference_service.nodes.device_fetching import FetchingDevice
+
     make = partial(PolicyNode, node, parameters)
     return FetchingDevice(node, parameters.checkpoint, parameters.fetch_timeout, make)
 

@@ -17,7 +17,7 @@ from inference_service.core.errors import EngineFault, EngineUnavailable, Infere
 from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.resize import resize_bilinear
-from inference_service.nodes import policy_runner
+from inference_service.nodes import policy_runner_local
 from inference_service.nodes.device_setup import DeviceSetup
 from inference_service.nodes.policy_node import PolicyNode, PolicyParameters
 from inference_service.nodes.policy_runner import RemoteRunner
@@ -293,10 +293,10 @@ class Recording:
 def test_a_policy_in_this_process_is_told_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = PolicyFolder.load(POLICY)
     policy = Recording(folder)
-    monkeypatch.setattr(policy_runner, "load_policy", lambda *_, **__: policy)
+    monkeypatch.setattr(policy_runner_local, "load_policy", lambda *_, **__: policy)
     model = ModelConfig(path=str(POLICY), seed=5, rtc=RtcConfig(enabled=True, execution_horizon=9))
     setup = replace(DeviceSetup.without_robot(folder), model=model)
-    runner = policy_runner.LocalRunner(setup, "onnx", 1, logging.getLogger("device"), lambda: None)
+    runner = policy_runner_local.LocalRunner(setup, "onnx", 1, logging.getLogger("device"), lambda: None)
     assert wait_until(lambda: runner.problem() is None), runner.problem()
     policy.contexts.clear()
     for number, stamp_ns in enumerate((10**9, 10**9 + 3 * PERIOD_NS), 1):
@@ -320,10 +320,10 @@ def test_a_runtime_that_breaks_in_this_process_is_started_again(monkeypatch: pyt
     folder = PolicyFolder.load(POLICY)
     broken, whole = Recording(folder), Recording(folder)
     loaded = iter([broken, whole])
-    monkeypatch.setattr(policy_runner, "load_policy", lambda *_, **__: next(loaded))
+    monkeypatch.setattr(policy_runner_local, "load_policy", lambda *_, **__: next(loaded))
     changes: list[float] = []
     setup, note = DeviceSetup.without_robot(folder), lambda: changes.append(time.monotonic())
-    runner = policy_runner.LocalRunner(setup, "onnx", 1, logging.getLogger("device"), note)
+    runner = policy_runner_local.LocalRunner(setup, "onnx", 1, logging.getLogger("device"), note)
     assert wait_until(lambda: runner.problem() is None), runner.problem()
 
     def gone(batch: Any, context: InferenceContext = NO_CONTEXT) -> np.ndarray:

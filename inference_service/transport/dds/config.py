@@ -33,7 +33,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
-from xml.sax.saxutils import quoteattr
 
 from inference_service.core.errors import TransportError
 
@@ -127,7 +126,7 @@ def _interface_element(name: str) -> str:
     if name == "auto":
         return '<NetworkInterface autodetermine="true"/>'
     if _is_address(name):
-        return f"<NetworkInterface address={quoteattr(name)}/>"
+        return f"<NetworkInterface address={_quoted(name)}/>"
     present = [interface for _, interface in socket.if_nameindex()]
     if name not in present:
         raise TransportError(
@@ -135,7 +134,13 @@ def _interface_element(name: str) -> str:
             "name one of them, an address of this machine, or auto"
         )
     # Linux does not call loopback capable of multicast; told so, it is.
-    return f"<NetworkInterface name={quoteattr(name)}{' multicast=' + quoteattr('true') if name == 'lo' else ''}/>"
+    multicast = ' multicast="true"' if name == "lo" else ""
+    return f"<NetworkInterface name={_quoted(name)}{multicast}/>"
+
+
+def _quoted(text: str) -> str:
+    """As the value of an attribute. Python's own xml.sax would load its HTTP client for it."""
+    return '"{}"'.format(text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;"))
 
 
 def _is_address(text: str) -> bool:
@@ -156,7 +161,7 @@ def _multicast(env: Mapping[str, str]) -> str:
 def _peers_element(peers: list[str]) -> str:
     if not peers:
         return ""
-    return "<Peers>" + "".join(f"<Peer address={quoteattr(peer)}/>" for peer in peers) + "</Peers>"
+    return "<Peers>" + "".join(f"<Peer address={_quoted(peer)}/>" for peer in peers) + "</Peers>"
 
 
 def _size(env: Mapping[str, str], key: str, default: str) -> str:

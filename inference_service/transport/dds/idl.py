@@ -14,6 +14,7 @@ from cyclonedds.idl import make_idl_struct, types
 from rosbags.interfaces import Nodetype
 from rosbags.interfaces.typing import Fielddefs, FieldDesc
 
+from inference_service.transport.dds.type_objects import take_known
 from inference_service.wire.definitions import load_definition
 from inference_service.wire.interfaces import dds_type_name
 
@@ -74,6 +75,8 @@ def _struct(type_name: str, fields: dict[str, Any]) -> Any:
         # Told of types, 0.10 asks 11 for the details and crashes on the answer (ddsi_xt_type_init_impl). Without
         # them it matches by name, as rmw_cyclonedds does; 11 itself cannot do without.
         struct.__idl__.fill_type_data = lambda: None
+    else:
+        take_known(struct, type_name, fields)
     return struct
 
 
