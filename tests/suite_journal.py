@@ -2,8 +2,11 @@
 
 Beside its own journal, which its test reads, each simulator appends a line to the file in ``SIMULATOR_JOURNAL``. That
 variable is set here for the run and inherited by whatever the tests start, so that a violation fails the run also
-where no test looks: in a process that outlived its test, or was killed. Tests that break rules on purpose say so with
-the marker ``breaks_rules`` and keep their violations to themselves.
+where no test looks: in a process that outlived its test, or was killed.
+
+A test that breaks rules on purpose names them, ``@pytest.mark.breaks_rules("acl 4", "rknnlite core mask")``, and keeps
+its violations to itself: they must be of these rules, all of them, and no others. Each simulator lists its rules as
+``RULES``; ``test_simulator_rules.py`` looks whether each has such a test.
 """
 
 from __future__ import annotations
@@ -31,21 +34,29 @@ def open_journal() -> None:
 
 
 def violations() -> list[str]:
-    """Of all processes so far, each with the test during which its process was started."""
+    """Of all processes so far: rule, tab, what happened and the test during which its process was started."""
     file = _own_directory / "journal" if _own_directory is not None else None
     return file.read_text().splitlines() if file is not None and file.exists() else []
 
 
 @pytest.fixture(autouse=True)
-def _rules_broken_on_purpose(request: pytest.FixtureRequest) -> Iterator[None]:
-    kept = os.environ.pop(VARIABLE, None) if request.node.get_closest_marker("breaks_rules") else None
+def _rules_broken_on_purpose(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    marker = request.node.get_closest_marker("breaks_rules")
+    if marker is None:
+        yield
+        return
+    own = tmp_path_factory.mktemp("broken") / "journal"
+    kept, os.environ[VARIABLE] = os.environ[VARIABLE], str(own)
     yield
-    if kept is not None:
-        os.environ[VARIABLE] = kept
+    os.environ[VARIABLE] = kept
+    seen = {line.partition("\t")[0] for line in own.read_text().splitlines()} if own.exists() else set()
+    assert seen == set(marker.args), "the simulator objected to these rules; the test says that it breaks others"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "breaks_rules: breaks rules of a simulated runtime on purpose")
+    config.addinivalue_line("markers", "breaks_rules(*rules): breaks these rules of a simulated runtime on purpose")
     open_journal()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -16,7 +17,6 @@ pytest.importorskip("onnx")
 
 from compiled_models import ACT, SIMULATORS, save
 
-pytestmark = pytest.mark.breaks_rules
 H2D, D2H, D2D = 1, 2, 3
 
 
@@ -96,12 +96,14 @@ def test_a_program_that_keeps_the_rules_computes_and_leaves_an_empty_journal(pro
     assert program.acl.get_recent_err_msg() is None
 
 
+@pytest.mark.breaks_rules("acl 1")
 def test_rule_1_model_calls_need_init(acl_rules: Any, tmp_path: Path) -> None:
     assert acl_rules.rt.set_device(0) == 0
     assert acl_rules.mdl.load_from_file(str(save(ACT, tmp_path / "act.om"))) == (0, 145001)
     assert rules(acl_rules) == [1]
 
 
+@pytest.mark.breaks_rules("acl 1")
 def test_rule_1_model_calls_after_finalize(program: Program) -> None:
     program.end()
     assert program.execute() == 145001
@@ -114,11 +116,13 @@ def test_rule_2_a_second_init_is_told_and_allowed(acl_rules: Any) -> None:
     assert rules(acl_rules) == []
 
 
+@pytest.mark.breaks_rules("acl 3")
 def test_rule_3_finalize_twice(acl_rules: Any) -> None:
     assert (acl_rules.init(), acl_rules.finalize(), acl_rules.finalize()) == (0, 0, 100037)
     assert rules(acl_rules) == [3]
 
 
+@pytest.mark.breaks_rules("acl 4")
 def test_rule_4_a_thread_without_context(program: Program) -> None:
     acl = program.acl
     assert in_thread(program.execute) == 107002
@@ -128,6 +132,7 @@ def test_rule_4_a_thread_without_context(program: Program) -> None:
     assert rules(acl) == [4, 4, 4]
 
 
+@pytest.mark.breaks_rules("acl 4")
 def test_rule_4_destroying_the_context_leaves_the_thread_with_nothing(acl_rules: Any) -> None:
     acl_rules.rt.set_device(0)
     context, _ = acl_rules.rt.create_context(0)
@@ -136,6 +141,7 @@ def test_rule_4_destroying_the_context_leaves_the_thread_with_nothing(acl_rules:
     assert rules(acl_rules) == [4]
 
 
+@pytest.mark.breaks_rules("acl 5")
 def test_rule_5_a_dead_context(program: Program) -> None:
     program.end()
     assert program.acl.rt.set_context(program.context) == 107002
@@ -143,6 +149,7 @@ def test_rule_5_a_dead_context(program: Program) -> None:
     assert rules(program.acl) == [5, 5]
 
 
+@pytest.mark.breaks_rules("acl 6")
 def test_rule_6_load_in_one_context_and_execute_in_another(program: Program) -> None:
     acl = program.acl
     acl.rt.create_context(0)
@@ -151,12 +158,14 @@ def test_rule_6_load_in_one_context_and_execute_in_another(program: Program) -> 
     assert rules(acl) == [6, 6]
 
 
+@pytest.mark.breaks_rules("acl 7")
 def test_rule_7_malloc_of_nothing(program: Program) -> None:
     assert program.acl.rt.malloc(0, 0) == (0, 100000)
     assert program.acl.rt.malloc_host(0) == (0, 100000)
     assert rules(program.acl) == [7, 7]
 
 
+@pytest.mark.breaks_rules("acl 8")
 def test_rule_8_free_of_what_is_not_ours(program: Program) -> None:
     acl = program.acl
     host, _ = acl.rt.malloc_host(16)
@@ -167,6 +176,7 @@ def test_rule_8_free_of_what_is_not_ours(program: Program) -> None:
     assert rules(acl) == [8, 8, 8, 8]
 
 
+@pytest.mark.breaks_rules("acl 9")
 def test_rule_9_memcpy(program: Program) -> None:
     acl, (state, *_), size = program.acl, program.in_blocks, program.sizes[0]
     array = program.arrays[0]
@@ -182,6 +192,7 @@ def test_rule_9_memcpy(program: Program) -> None:
     assert acl.rt.memcpy(state, size, host, 0, H2D) == 0
 
 
+@pytest.mark.breaks_rules("acl 10")
 def test_rule_10_a_collected_host_object(program: Program) -> None:
     acl, size = program.acl, program.sizes[0]
     from_bytes = acl.util.bytes_to_ptr(np.zeros(6, np.float32).tobytes())
@@ -193,6 +204,7 @@ def test_rule_10_a_collected_host_object(program: Program) -> None:
     assert not np.array_equal(program.read()[0, 0], np.zeros(6)), "the data must be poisoned"
 
 
+@pytest.mark.breaks_rules("acl 11")
 def test_rule_11_datasets_that_do_not_match_the_model(program: Program) -> None:
     acl = program.acl
     assert acl.mdl.execute(program.model, program.outputs, program.outputs) == 145000
@@ -207,6 +219,7 @@ def test_rule_11_datasets_that_do_not_match_the_model(program: Program) -> None:
     assert rules(acl) == [11] * 5
 
 
+@pytest.mark.breaks_rules("acl 12")
 def test_rule_12_a_model_that_was_unloaded(program: Program) -> None:
     assert program.acl.mdl.unload(program.model) == 0
     assert program.execute() == 145003
@@ -215,6 +228,7 @@ def test_rule_12_a_model_that_was_unloaded(program: Program) -> None:
     assert rules(program.acl) == [12, 12, 12]
 
 
+@pytest.mark.breaks_rules("acl 13")
 def test_rule_13_one_model_in_two_threads_at_once(program: Program) -> None:
     acl = program.acl
     inside, go = threading.Event(), threading.Event()
@@ -231,6 +245,7 @@ def test_rule_13_one_model_in_two_threads_at_once(program: Program) -> None:
 
     def other() -> None:
         acl.rt.set_context(program.context)
+        program.write()
         program.execute()
 
     thread = threading.Thread(target=other)
@@ -243,6 +258,25 @@ def test_rule_13_one_model_in_two_threads_at_once(program: Program) -> None:
     assert rules(acl) == [13]
 
 
+@pytest.mark.breaks_rules("acl 13")
+def test_rule_13_inputs_written_by_one_thread_and_executed_by_another(program: Program) -> None:
+    acl = program.acl
+
+    def other(call: Callable[[], Any]) -> Any:
+        return in_thread(lambda: (acl.rt.set_context(program.context), call()))
+
+    other(program.write)
+    assert program.execute() == 0
+    assert rules(acl) == [13, 13, 13]
+    other(program.read)
+    assert rules(acl) == [13] * 4
+    program.write()
+    assert program.execute() == 0
+    program.read()
+    assert rules(acl) == [13] * 4
+
+
+@pytest.mark.breaks_rules("acl 14")
 def test_rule_14_outputs_before_the_stream_is_synchronised(program: Program) -> None:
     acl = program.acl
     stream, _ = acl.rt.create_stream()
@@ -255,12 +289,14 @@ def test_rule_14_outputs_before_the_stream_is_synchronised(program: Program) -> 
     assert rules(acl) == [14]
 
 
+@pytest.mark.breaks_rules("acl 15")
 def test_rule_15_input_memory_that_was_never_written(program: Program) -> None:
     fresh, _, _ = program.dataset(program.sizes)
     assert program.acl.mdl.execute(program.model, fresh, program.outputs) == 0
     assert rules(program.acl) == [15, 15, 15]
 
 
+@pytest.mark.breaks_rules("acl 16")
 def test_rule_16_a_bad_index(program: Program) -> None:
     mdl, desc = program.acl.mdl, program.desc
     assert mdl.get_input_size_by_index(desc, 3) == 0
@@ -269,6 +305,7 @@ def test_rule_16_a_bad_index(program: Program) -> None:
     assert rules(program.acl) == [16, 16, 16]
 
 
+@pytest.mark.breaks_rules("acl 17")
 def test_rule_17_a_data_buffer_destroyed_before_its_dataset_is_executed(program: Program) -> None:
     assert program.acl.destroy_data_buffer(program.in_buffers[1]) == 0
     assert program.execute() == 100000
@@ -276,11 +313,21 @@ def test_rule_17_a_data_buffer_destroyed_before_its_dataset_is_executed(program:
     assert rules(program.acl) == [17, 17]
 
 
+@pytest.mark.breaks_rules("acl 18")
 def test_rule_18_a_context_destroyed_under_its_model(program: Program) -> None:
     assert program.acl.rt.destroy_context(program.context) == 0
     assert rules(program.acl) == [18]
 
 
+@pytest.mark.breaks_rules("acl 18")
+def test_rule_18_a_device_reset_before_its_context(acl_rules: Any) -> None:
+    acl_rules.rt.set_device(0)
+    acl_rules.rt.create_context(0)
+    assert acl_rules.rt.reset_device(0) == 0
+    assert rules(acl_rules) == [18]
+
+
+@pytest.mark.breaks_rules("acl 18")
 def test_rule_18_a_device_reset_under_its_model(program: Program) -> None:
     assert program.acl.rt.reset_device(0) == 0
     assert program.execute() == 507007
@@ -288,6 +335,7 @@ def test_rule_18_a_device_reset_under_its_model(program: Program) -> None:
     assert rules(program.acl) == [18, 18, 18]
 
 
+@pytest.mark.breaks_rules("acl 19")
 def test_rule_19_leaks_at_finalize(program: Program) -> None:
     assert program.acl.finalize() == 0
     leaks = "\n".join(program.acl.simulator.journal)
@@ -296,10 +344,11 @@ def test_rule_19_leaks_at_finalize(program: Program) -> None:
     assert set(rules(program.acl)) == {19}
 
 
+@pytest.mark.breaks_rules("acl 19")
 def test_rule_19_leaks_at_exit_reach_the_journal_file(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     code = "import acl; acl.init(); acl.rt.set_device(0); acl.rt.malloc(64, 0)"
-    environment = {"PYTHONPATH": str(SIMULATORS), "ACL_SIM_JOURNAL": str(journal)}
+    environment = os.environ | {"PYTHONPATH": str(SIMULATORS), "ACL_SIM_JOURNAL": str(journal)}
     subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=True)
     assert "rule 19: at exit: 1 device blocks" in journal.read_text()
 
@@ -321,3 +370,14 @@ def test_rule_20_faults_from_the_environment(tmp_path: Path) -> None:
         [sys.executable, "-c", code], env=environment, timeout=60, check=True, capture_output=True, text=True
     )
     assert done.stdout.strip() == "0 0 (0, 207001)"
+
+
+@pytest.mark.breaks_rules("acl 21")
+def test_rule_21_memory_cut_out_of_a_block_starts_at_a_multiple_of_64(program: Program) -> None:
+    acl = program.acl
+    block, _ = acl.rt.malloc(512, 0)
+    for offset, expected in ((64, []), (32, [21])):
+        dataset = acl.mdl.create_dataset()
+        acl.mdl.add_dataset_buffer(dataset, acl.create_data_buffer(block + offset, 96))
+        assert acl.mdl.execute(program.model, program.inputs, dataset) == 0
+        assert rules(acl) == expected

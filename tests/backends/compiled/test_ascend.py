@@ -250,7 +250,7 @@ def test_whatever_call_fails_while_loading_nothing_stays_allocated(acl: Any, tmp
             assert acl.simulator.journal == [], (function, nth)
 
 
-@pytest.mark.breaks_rules
+@pytest.mark.breaks_rules("acl 19")
 def test_a_failure_while_releasing_does_not_leak_the_rest(
     acl_rules: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

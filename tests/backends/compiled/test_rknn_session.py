@@ -128,7 +128,7 @@ def test_one_format_for_all_is_no_list() -> None:
     assert data_format([STATE, TOP, mask]) == ["nchw", "nhwc", "nchw"]
 
 
-@pytest.mark.breaks_rules
+@pytest.mark.breaks_rules("rknnlite rank")
 def test_the_order_of_the_artifact_counts(simulator: RKNNSimulator, tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "turned.rknn", GRAPH, order=["top", "state"])
     with pytest.raises(ModelLoadFailed, match="returned no outputs"):
@@ -266,7 +266,7 @@ def test_cores_by_name(simulator: RKNNSimulator, open_session: Open, soc: str, c
     assert session.versions["npu cores"] == core
 
 
-@pytest.mark.breaks_rules
+@pytest.mark.breaks_rules("rknnlite core mask")
 def test_a_core_that_the_chip_lacks_is_refused(simulator: RKNNSimulator, open_session: Open) -> None:
     simulator.set(soc="rk3568")
     with pytest.raises(ModelLoadFailed, match=r"on core 0; .*the chip lacks that core"):

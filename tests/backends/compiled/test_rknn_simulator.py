@@ -20,7 +20,6 @@ from tests.simulators.rknnlite.rig import LIBRARY, RKNNSimulator, installed, tin
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-pytestmark = pytest.mark.breaks_rules
 GRAPH = {"state": (1, 6), "top": (1, 3, 8, 10), "mask": (1, 2, 5, 5)}
 FORMATS = ["nchw", "nhwc", "nchw"]
 
@@ -65,6 +64,7 @@ def test_proper_use_is_not_journalled(simulator: RKNNSimulator, lite: Any) -> No
     assert simulator.journal == [] and simulator.unreleased == []
 
 
+@pytest.mark.breaks_rules("rknnlite load")
 def test_rule_1_load_before_init_and_of_a_file_that_exists(simulator: RKNNSimulator, tmp_path: Path) -> None:
     lite = new()
     assert lite.init_runtime() == -1
@@ -72,6 +72,7 @@ def test_rule_1_load_before_init_and_of_a_file_that_exists(simulator: RKNNSimula
     assert simulator.rules_broken == ["load", "load"]
 
 
+@pytest.mark.breaks_rules("rknnlite target")
 def test_rule_2_no_target_on_the_board(simulator: RKNNSimulator, model: str) -> None:
     lite = new()
     lite.load_rknn(model)
@@ -82,13 +83,6 @@ def test_rule_2_no_target_on_the_board(simulator: RKNNSimulator, model: str) -> 
 @pytest.mark.parametrize(
     ("soc", "mask", "reaches"),
     [
-        ("rk3588", 5, None),
-        ("rk3588", 6, None),
-        ("rk3588", 8, None),
-        ("rk3588", -1, None),
-        ("rk3588", None, None),
-        ("rk3588", "auto", None),
-        ("rk3566", 1, None),
         ("rk3566", 0, 0),
         ("rk3576", 4, 1),
         ("rk3576", 7, 3),
@@ -96,16 +90,31 @@ def test_rule_2_no_target_on_the_board(simulator: RKNNSimulator, model: str) -> 
         ("rk3588", 0xFFFF, 7),
     ],
 )
-def test_rule_3_core_masks(simulator: RKNNSimulator, model: str, soc: str, mask: Any, reaches: int | None) -> None:
+def test_core_masks_as_they_reach_the_library(
+    simulator: RKNNSimulator, model: str, soc: str, mask: int, reaches: int
+) -> None:
     simulator.set(soc=soc)
     lite = new()
     lite.load_rknn(model)
-    assert lite.init_runtime(core_mask=mask) == (-1 if reaches is None else 0)
+    assert lite.init_runtime(core_mask=mask) == 0
     assert lite.mask == reaches
-    assert simulator.rules_broken == (["core mask"] if reaches is None else [])
+    assert simulator.rules_broken == []
     lite.release()
 
 
+@pytest.mark.breaks_rules("rknnlite core mask")
+@pytest.mark.parametrize(("soc", "mask"), [("rk3566", 1), *(("rk3588", mask) for mask in (5, 6, 8, -1, None, "auto"))])
+def test_rule_3_core_masks(simulator: RKNNSimulator, model: str, soc: str, mask: Any) -> None:
+    simulator.set(soc=soc)
+    lite = new()
+    lite.load_rknn(model)
+    assert lite.init_runtime(core_mask=mask) == -1
+    assert lite.mask is None
+    assert simulator.rules_broken == ["core mask"]
+    lite.release()
+
+
+@pytest.mark.breaks_rules("rknnlite ignored -1", "rknnlite inference")
 def test_rule_4_the_code_of_init_runtime_is_looked_at(simulator: RKNNSimulator, model: str) -> None:
     simulator.set(faults={"init_runtime": {"1": "core mask", "2": "fail"}})
     lite = new()
@@ -117,6 +126,7 @@ def test_rule_4_the_code_of_init_runtime_is_looked_at(simulator: RKNNSimulator, 
     assert simulator.rules_broken == ["ignored -1", "inference"]
 
 
+@pytest.mark.breaks_rules("rknnlite list")
 @pytest.mark.parametrize("wrong", [tuple, dict, np.array])
 def test_rule_5_inputs_are_a_list(simulator: RKNNSimulator, lite: Any, wrong: Any) -> None:
     given = wrong(enumerate(good())) if wrong is dict else good()[0] if wrong is np.array else tuple(good())
@@ -124,6 +134,7 @@ def test_rule_5_inputs_are_a_list(simulator: RKNNSimulator, lite: Any, wrong: An
     assert simulator.rules_broken == ["list"]
 
 
+@pytest.mark.breaks_rules("rknnlite fresh list", "rknnlite layout")
 def test_rule_5_the_list_is_a_fresh_one(simulator: RKNNSimulator, lite: Any) -> None:
     given = good()
     given[1] = np.ascontiguousarray(given[1].transpose(0, 3, 1, 2))
@@ -137,11 +148,11 @@ def test_rule_5_the_list_is_a_fresh_one(simulator: RKNNSimulator, lite: Any) -> 
 @pytest.mark.parametrize(
     ("index", "shape", "rules", "answered"),
     [
-        (0, (6,), ["rank"], False),
-        (1, (8, 10, 3), ["rank"], False),
-        (0, (1, 5), ["layout"], False),
-        (0, (1, 7), ["layout"], True),
-        (0, (2, 6), ["layout"], True),
+        pytest.param(0, (6,), ["rank"], False, marks=pytest.mark.breaks_rules("rknnlite rank")),
+        pytest.param(1, (8, 10, 3), ["rank"], False, marks=pytest.mark.breaks_rules("rknnlite rank")),
+        pytest.param(0, (1, 5), ["layout"], False, marks=pytest.mark.breaks_rules("rknnlite layout")),
+        pytest.param(0, (1, 7), ["layout"], True, marks=pytest.mark.breaks_rules("rknnlite layout")),
+        pytest.param(0, (2, 6), ["layout"], True, marks=pytest.mark.breaks_rules("rknnlite layout")),
     ],
 )
 def test_rule_6_ranks_and_sizes(
@@ -153,6 +164,7 @@ def test_rule_6_ranks_and_sizes(
     assert simulator.rules_broken == rules
 
 
+@pytest.mark.breaks_rules("rknnlite input count")
 @pytest.mark.parametrize("count", [2, 4])
 def test_rule_6_number_of_inputs(simulator: RKNNSimulator, lite: Any, count: int) -> None:
     given = [*good(), good()[0]][:count]
@@ -160,6 +172,7 @@ def test_rule_6_number_of_inputs(simulator: RKNNSimulator, lite: Any, count: int
     assert simulator.rules_broken == ["input count"]
 
 
+@pytest.mark.breaks_rules("rknnlite layout")
 @pytest.mark.parametrize("picture", ["NCHW passed as nhwc", "NHWC passed as nchw"])
 def test_rule_7_layout_and_format_agree(simulator: RKNNSimulator, lite: Any, picture: str) -> None:
     right = lite.inference(inputs=good(), data_format=FORMATS)
@@ -174,6 +187,7 @@ def test_rule_7_layout_and_format_agree(simulator: RKNNSimulator, lite: Any, pic
     assert simulator.rules_broken == ["layout"]
 
 
+@pytest.mark.breaks_rules("rknnlite no picture", "rknnlite layout")
 def test_rule_8_only_pictures_are_nhwc(simulator: RKNNSimulator, lite: Any) -> None:
     right = lite.inference(inputs=good(), data_format=FORMATS)
     wrong = lite.inference(inputs=good())
@@ -181,12 +195,14 @@ def test_rule_8_only_pictures_are_nhwc(simulator: RKNNSimulator, lite: Any) -> N
     assert simulator.rules_broken[0] == "no picture"
 
 
+@pytest.mark.breaks_rules("rknnlite data_format")
 @pytest.mark.parametrize("data_format", [["nchw", "nhwc"], ["nchw", "nhwc", None], "NCHW", ["NCHW"] * 3])
 def test_rule_8_formats_that_rknnlite_refuses(simulator: RKNNSimulator, lite: Any, data_format: Any) -> None:
     assert lite.inference(inputs=good(), data_format=data_format) is None
     assert simulator.rules_broken == ["data_format"]
 
 
+@pytest.mark.breaks_rules("rknnlite dtype")
 @pytest.mark.parametrize("dtype", ["float64", "uint64", "complex64", "object", ">f4"])
 def test_rule_9_dtypes(simulator: RKNNSimulator, lite: Any, dtype: str) -> None:
     given = good()
@@ -195,6 +211,7 @@ def test_rule_9_dtypes(simulator: RKNNSimulator, lite: Any, dtype: str) -> None:
     assert simulator.rules_broken == ["dtype"]
 
 
+@pytest.mark.breaks_rules("rknnlite finite")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_rule_10_finite_inputs(simulator: RKNNSimulator, lite: Any, value: float) -> None:
     given = good()
@@ -203,6 +220,7 @@ def test_rule_10_finite_inputs(simulator: RKNNSimulator, lite: Any, value: float
     assert simulator.rules_broken == ["finite"]
 
 
+@pytest.mark.breaks_rules("rknnlite in flight")
 def test_rule_11_one_call_in_flight(simulator: RKNNSimulator, lite: Any) -> None:
     simulator.set(faults={"inference": {"1": "slow", "2": "slow"}})
     threads = [threading.Thread(target=lambda: lite.inference(inputs=good(), data_format=FORMATS)) for _ in range(2)]
@@ -213,6 +231,19 @@ def test_rule_11_one_call_in_flight(simulator: RKNNSimulator, lite: Any) -> None
     assert simulator.rules_broken == ["in flight"]
 
 
+@pytest.mark.breaks_rules("rknnlite in flight")
+def test_rule_11_no_release_during_an_inference(simulator: RKNNSimulator, lite: Any) -> None:
+    simulator.set(faults={"inference": {"1": "slow"}})
+    thread = threading.Thread(target=lambda: lite.inference(inputs=good(), data_format=FORMATS))
+    thread.start()
+    while not lite._busy.locked():
+        assert thread.is_alive()
+    lite.release()
+    thread.join(30)
+    assert simulator.rules_broken == ["in flight"]
+
+
+@pytest.mark.breaks_rules("rknnlite reused output")
 def test_rule_12_reused_outputs_are_read_before_the_next_call(simulator: RKNNSimulator, lite: Any) -> None:
     held = lite.inference(inputs=good(), data_format=FORMATS, reuse_outputs=True)
     assert np.isfinite(held[0]).all()
@@ -237,12 +268,14 @@ def test_rule_13_faults_strike_at_the_call_they_are_set_for(simulator: RKNNSimul
     assert simulator.journal == []
 
 
+@pytest.mark.breaks_rules("rknnlite inference")
 def test_rule_14_no_inference_after_release(simulator: RKNNSimulator, lite: Any) -> None:
     lite.release()
     assert lite.inference(inputs=good(), data_format=FORMATS) is None
     assert simulator.rules_broken == ["inference"]
 
 
+@pytest.mark.breaks_rules("rknnlite release")
 def test_rule_14_what_is_never_released_is_journalled_at_exit(simulator: RKNNSimulator, model: str) -> None:
     program = f"""
 import sys; sys.path.insert(0, {str(LIBRARY)!r})
@@ -260,9 +293,20 @@ def test_rule_15_none_is_no_list_of_outputs(simulator: RKNNSimulator, lite: Any)
         lite.inference(inputs=good(), data_format=FORMATS)[0]
 
 
+@pytest.mark.breaks_rules("rknnlite async")
 def test_frames_of_the_past_are_not_for_control(simulator: RKNNSimulator, model: str) -> None:
     lite = new()
     lite.load_rknn(model)
     lite.init_runtime(async_mode=True)
     lite.release()
     assert simulator.rules_broken == ["async"]
+
+
+@pytest.mark.breaks_rules("rknnlite pass through")
+def test_what_passes_through_is_as_the_model_has_it(simulator: RKNNSimulator, lite: Any) -> None:
+    lite.inference(inputs=good(), data_format=FORMATS, inputs_pass_through=[1, 1, 1])
+    assert simulator.rules_broken == []
+    given = good()
+    given[1] = (given[1] * 10).astype(np.uint8)
+    lite.inference(inputs=given, data_format=FORMATS, inputs_pass_through=[0, 1, 0])
+    assert simulator.rules_broken == ["pass through"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ def execute_async(model: int, inputs: int, outputs: int, stream: int) -> int:
 def _run(model: int, inputs: int, outputs: int) -> Any:
     """Compute now; what is returned puts the results into device memory."""
     _require_init()
-    context, known = simulator.current(), _model(model)
+    context, known, thread = simulator.current(), _model(model), threading.get_ident()
     if known.context != context:
         raise Refused(107003, "execute in another context than load", rule=6)
     with simulator.lock:
@@ -277,6 +278,7 @@ def _run(model: int, inputs: int, outputs: int) -> Any:
                 data = np.ascontiguousarray(result).tobytes()
                 block.data[offset : offset + len(data)] = data
                 block.written[offset : offset + len(data)] = b"\1" * len(data)
+                block.thread = thread
 
     return deliver
 
@@ -297,6 +299,8 @@ def _memory(nodes: list[Any], dataset: int, side: str) -> list[tuple[Any, int]]:
     for node, buffer in zip(nodes, buffers, strict=True):
         if buffer.size != _size(node):
             raise Refused(145000, f"'{node.name}' has {buffer.size} bytes, the model wants {_size(node)}", rule=11)
+        if buffer.pointer % 64:
+            simulator.violation(21, f"'{node.name}' is at {buffer.pointer:#x}")
     try:
         return [simulator.block_at(buffer.pointer, buffer.size, side) for buffer in buffers]
     except Refused as refused:
@@ -309,4 +313,7 @@ def _array(node: Any, block: Any, offset: int) -> np.ndarray:
         simulator.violation(15, f"acl.mdl.execute: input '{node.name}' was never written")
     if block.pending:
         simulator.violation(14, f"acl.mdl.execute: input '{node.name}' awaits synchronize_stream")
+    if block.thread not in (0, threading.get_ident()):
+        simulator.violation(13, f"acl.mdl.execute: input '{node.name}' was written by another thread since")
+    block.thread = 0
     return np.frombuffer(bytes(block.data[offset : offset + size]), dtype).reshape(node.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 
 from .state import POISON, Context, HostMemory, Refused, Stream, api, simulator
 
@@ -38,10 +39,13 @@ def reset_device(device: int) -> int:
 
 def _end_device(device: int) -> None:
     of_device = [handle for handle, context in simulator.contexts.items() if context.device == device]
-    models = sum(model.context in of_device for model in simulator.models.values())
-    streams = sum(stream.context in of_device for stream in simulator.streams.values())
-    if models or streams:
-        simulator.violation(18, f"reset_device({device}) with {models} models and {streams} streams")
+    alive = {
+        "models": sum(model.context in of_device for model in simulator.models.values()),
+        "streams": sum(stream.context in of_device for stream in simulator.streams.values()),
+        "contexts": sum(simulator.contexts[h].alive and h not in simulator.primary.values() for h in of_device),
+    }
+    if any(alive.values()):
+        simulator.violation(18, f"reset_device({device}) with {alive}")
     for handle in of_device:
         simulator.contexts[handle].alive = False
         simulator.contexts[handle].released_code = 507007
@@ -178,6 +182,7 @@ def memcpy(target: int, room: int, source: int, count: int, kind: int) -> int:
             block, offset = simulator.block_at(target, count, "target")
             block.data[offset : offset + count] = data
             block.written[offset : offset + count] = b"\1" * count
+            block.thread = threading.get_ident()
         else:
             simulator.host_at(target, count, "target")
             ctypes.memmove(target, data, count)
@@ -197,4 +202,6 @@ def _from_device(source: int, count: int) -> bytes:
     if block.pending:
         simulator.violation(14, "acl.rt.memcpy of an output before synchronize_stream")
         return bytes([POISON]) * count
+    if block.thread not in (0, threading.get_ident()):
+        simulator.violation(13, "acl.rt.memcpy of an output that another thread computed")
     return bytes(block.data[offset : offset + count])

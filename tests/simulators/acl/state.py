@@ -21,8 +21,33 @@ HANG = -1
 _MAX_REMEMBERED_POINTERS = 256
 
 
+RULES = {
+    1: "models are used after init and before finalize",
+    3: "finalize is called once",
+    4: "a thread binds a context before it calls",
+    5: "only live contexts are bound and destroyed",
+    6: "load, execute, unload and streams stay in one context",
+    7: "memory is asked for with a size and a known policy",
+    8: "memory is freed once, by its own function",
+    9: "copies stay inside live memory of the kind that they name",
+    10: "host memory outlives its address",
+    11: "datasets match the model, to the byte, and are alive",
+    12: "only loaded models and live descriptions are used",
+    13: "one thread at a time writes the inputs of a model, executes it and reads its outputs",
+    14: "outputs of execute_async are read after synchronize_stream",
+    15: "inputs are written before they are executed",
+    16: "indices are those of the model",
+    17: "data buffers live as long as their datasets are executed, and are destroyed once",
+    18: "models and streams go before their context, contexts before their device",
+    19: "all is released before finalize and before the end",
+    21: "memory of a data buffer starts at a multiple of 64 bytes",
+}
+"""What the journal names. 1 to 20 are those of table A.9, of which 2 (a second init is told and allowed) and 20 (the
+n-th call fails on demand) break nothing; 21 is of the page of aclrtMalloc."""
+
+
 class Refused(Exception):
-    """A call that returns ``code``; with a ``rule`` of table A.9 it also goes to the journal."""
+    """A call that returns ``code``; with a ``rule`` of :data:`RULES` it also goes to the journal."""
 
     def __init__(self, code: int, text: str, rule: int = 0) -> None:
         super().__init__(text)
@@ -39,12 +64,14 @@ class Context:
 
 @dataclass
 class Block:
-    """Device memory. ``written`` has one flag per byte; ``pending`` is the stream whose results it awaits."""
+    """Device memory. ``written`` has one flag per byte; ``pending`` is the stream whose results it awaits; ``thread``
+    filled it last, and has not handed it on yet."""
 
     address: int
     data: bytearray
     written: bytearray
     pending: int = 0
+    thread: int = 0
 
     @property
     def size(self) -> int:
@@ -137,13 +164,15 @@ class Simulator:
         self.faults[(function, self.calls.get(function, 0) + nth)] = code
 
     def violation(self, rule: int, text: str) -> None:
+        assert rule in RULES
         line = f"A.9 rule {rule}: {text} [thread {threading.current_thread().name}]"
         self.journal.append(line)
-        test = os.environ.get("PYTEST_CURRENT_TEST", "no test")
-        for variable in ("ACL_SIM_JOURNAL", "SIMULATOR_JOURNAL"):
-            if target := os.environ.get(variable):
-                with Path(target).open("a") as stream:
-                    stream.write(f"acl {os.getpid()} {line} [{test}]\n")
+        if target := os.environ.get("ACL_SIM_JOURNAL"):
+            with Path(target).open("a") as stream:
+                stream.write(f"{os.getpid()} {line}\n")
+        if target := os.environ.get("SIMULATOR_JOURNAL"):
+            with Path(target).open("a") as stream:
+                stream.write(f"acl {rule}\t{line} [{os.environ.get('PYTEST_CURRENT_TEST', 'no test')}]\n")
 
     def leaks(self) -> list[str]:
         """What was not released, one line per kind."""
@@ -180,7 +209,7 @@ class Simulator:
         if sum(block.size for block in self.blocks.values()) + size > self.memory_limit:
             raise Refused(207001, "out of device memory")
         address = self.addresses
-        self.addresses += (size + 63) // 32 * 32 + 4096
+        self.addresses += ((size + 63) // 32 * 32 + 4096 + 63) // 64 * 64
         self.blocks[address] = Block(address, bytearray([POISON]) * size, bytearray(size))
         return address
 

@@ -15,12 +15,15 @@ numpy, so that it starts in milliseconds). DIR holds
 from __future__ import annotations
 
 import array
+import fcntl
+import io
 import json
 import math
 import os
 import signal
 import struct
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,6 +51,20 @@ FAULTS = (
 )
 
 
+RULES = {
+    "environment": "no SVP_ variable reaches the worker",
+    "header": "magic, version 1, reserved words 0",
+    "input count": "as many inputs as the model has",
+    "request id": "from 1 on, one more each time",
+    "input entry": "indices in order, reserved words 0",
+    "input size": "float32 for every element of the input",
+    "finite": "no NaN, no infinity",
+    "truncated": "requests are sent whole",
+    "in flight": "the next request comes after the reply",
+}
+"""What the journal names; from the sections C.1 and C.5."""
+
+
 class Rules:
     """What a request must keep to; each breach is journalled, and the request answered with status 2."""
 
@@ -63,12 +80,12 @@ class Rules:
             self.breach("truncated", text)
 
     def breach(self, rule: str, text: str) -> None:
+        assert rule in RULES
         with (self.directory / "journal.jsonl").open("a") as journal:
             journal.write(json.dumps({"pid": os.getpid(), "rule": rule, "text": text}) + "\n")
         if of_the_suite := os.environ.get("SIMULATOR_JOURNAL"):
             with Path(of_the_suite).open("a") as journal:
-                test = os.environ.get("PYTEST_CURRENT_TEST", "no test")
-                journal.write(f"sd3403 {os.getpid()} {rule}: {text} [{test}]\n")
+                journal.write(f"sd3403 {rule}\t{text} [{os.environ.get('PYTEST_CURRENT_TEST', 'no test')}]\n")
 
     def start(self, environment: dict[str, str]) -> None:
         if old := [name for name in environment if name.startswith("SVP_")]:
@@ -144,6 +161,11 @@ def padded(values: list[float], rows: int, width: int) -> tuple[list[float], int
     return [x for r in range(rows) for x in (*values[r * width : (r + 1) * width], *filler)], row
 
 
+def waiting(stream: BinaryIO) -> int:
+    """Bytes that can be read from a pipe at once."""
+    return int.from_bytes(fcntl.ioctl(stream.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def entry(index: int, dims: list[int], data: bytes, count: int, kind: int = 1, **wrong: Any) -> bytes:
     shape = wrong.get("false_dims", dims)
     size = wrong.get("size", len(data))
@@ -196,7 +218,8 @@ class Simulator:
             stream.flush()
 
     def serve(self) -> None:
-        stdin = sys.stdin.buffer
+        # Unbuffered, to see what follows.
+        stdin = io.BufferedReader(sys.stdin.buffer.raw, 1)
         while head := stdin.read(REQUEST.size):
             if len(head) < REQUEST.size:
                 return self.rules.cut_short(f"{len(head)} bytes of a header")
@@ -205,6 +228,8 @@ class Simulator:
             payloads = self.payloads(stdin, count)
             if payloads is None:
                 return self.rules.cut_short("the request ended in an input")
+            if waiting(stdin):
+                self.rules.breach("in flight", f"{waiting(stdin)} bytes follow before request {request_id} is answered")
             self.answer(request_id, payloads, self.settings.get("faults", {}).get(str(request_id)))
         if self.settings.get("start") == "stubborn":
             time.sleep(3600)

@@ -28,6 +28,28 @@ import numpy as np
 
 DTYPES = ("float32", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "bool")
 _FORMATS = ("nchw", "nhwc")
+RULES = {
+    "load": "1: load_rknn comes before init_runtime, with a file that exists",
+    "target": "2: no target on the board",
+    "core mask": "3: the masks of the chip",
+    "ignored -1": "4: after a failed init_runtime nothing is asked",
+    "list": "5: inputs are a list",
+    "fresh list": "5: each call gets a list of its own",
+    "input count": "6: as many inputs as the model has",
+    "rank": "6: each of the model's rank",
+    "layout": "6 and 7: each of the model's shape, in the layout that data_format says",
+    "no picture": "8: only pictures are passed as nhwc",
+    "data_format": "8: nchw or nhwc, one for all or one for each",
+    "dtype": "9: the dtypes that the library takes",
+    "finite": "10: no NaN, no infinity",
+    "in flight": "11: one call at a time on an object, release among them",
+    "reused output": "12: reused outputs are let go before the next call",
+    "inference": "14: no inference without a runtime",
+    "release": "14: every object is released",
+    "async": "B.1: outputs of the frame before are not for control",
+    "pass through": "B.1: what passes through is of the model's own dtype and layout",
+}
+"""What the journal names, by number in table B.4. 13 (faults on demand) and 15 (None is no list) break nothing."""
 _live: list[RKNNLite] = []
 _calls: Counter[str] = Counter()
 
@@ -42,12 +64,12 @@ def _settings() -> dict[str, Any]:
 
 
 def _breach(rule: str, text: str) -> None:
+    assert rule in RULES
     with (_directory() / "journal.jsonl").open("a") as journal:
         journal.write(json.dumps({"pid": os.getpid(), "rule": rule, "text": text}) + "\n")
     if of_the_suite := os.environ.get("SIMULATOR_JOURNAL"):
         with Path(of_the_suite).open("a") as journal:
-            test = os.environ.get("PYTEST_CURRENT_TEST", "no test")
-            journal.write(f"rknnlite {os.getpid()} {rule}: {text} [{test}]\n")
+            journal.write(f"rknnlite {rule}\t{text} [{os.environ.get('PYTEST_CURRENT_TEST', 'no test')}]\n")
 
 
 def _fault(function: str) -> str | None:
@@ -197,13 +219,16 @@ class RKNNLite:
             _breach("ignored -1", "init_runtime failed, and inference was called all the same")
         if not self._busy.acquire(blocking=False):
             _breach("in flight", "two calls on one object")
-            return self._infer(inputs, data_format, fault, reuse_outputs)
+            return self._infer(inputs, data_format, inputs_pass_through, fault, reuse_outputs)
         try:
-            return self._infer(inputs, data_format, fault, reuse_outputs)
+            return self._infer(inputs, data_format, inputs_pass_through, fault, reuse_outputs)
         finally:
             self._busy.release()
 
-    def _infer(self, inputs: Any, data_format: Any, fault: str | None, reuse: bool) -> list[Any] | None:
+    def _infer(
+        self, inputs: Any, data_format: Any, inputs_pass_through: Any, fault: str | None, reuse: bool
+    ) -> list[Any] | None:
+        session = self._session
         if fault == "none":
             return None
         if fault == "raise":
@@ -215,10 +240,11 @@ class RKNNLite:
             time.sleep(3600)
         try:
             feeds = self._feeds(inputs, data_format)
+            self._check_pass_through(inputs, inputs_pass_through)
         except _Refused as error:
             _log(str(error))
             return None
-        outputs = [np.asarray(output, np.float32) for output in self._session.run(None, feeds)]
+        outputs = [np.asarray(output, np.float32) for output in session.run(None, feeds)]
         return self._delivered(self._spoilt(outputs, fault), reuse)
 
     def _spoilt(self, outputs: list[np.ndarray], fault: str | None) -> list[np.ndarray]:
@@ -297,6 +323,11 @@ class RKNNLite:
         if not np.isfinite(array.astype(np.float32)).all():
             _breach("finite", f"input {index} '{spec.name}' holds NaN or infinity")
 
+    def _check_pass_through(self, inputs: list[Any], flags: Any) -> None:
+        for spec, array, flag in zip(self._inputs, inputs, flags or [], strict=False):
+            if flag and (array.dtype, array.shape) != (spec.dtype, spec.dims):
+                _breach("pass through", f"'{spec.name}' is {array.dtype} {array.shape}, not as the model has it")
+
     def _transposed(self, spec: _Input, array: np.ndarray, index: int, fmt: str) -> np.ndarray:
         if spec.fmt == "NHWC":
             return array.transpose(0, 2, 3, 1) if fmt == "nchw" else array
@@ -317,6 +348,8 @@ class RKNNLite:
         )
 
     def release(self) -> None:
+        if self._busy.locked():
+            _breach("in flight", "release during an inference")
         self._forget()
         self.path = None
 
