@@ -3,6 +3,8 @@
 
 variable "IMAGE_REGISTRY" { default = "inference-service" }
 variable "IMAGE_TAG" { default = "0.1.0" }
+variable "TRIXIE_IMAGE" { default = "debian:trixie-slim" }
+variable "BOOKWORM_IMAGE" { default = "debian:bookworm-slim" }
 variable "ROS_IMAGE" { default = "ros:jazzy-ros-base" }
 variable "CANN_IMAGE" { default = "no-cann" }
 variable "BUILD_CA" { default = "/dev/null" }
@@ -14,7 +16,11 @@ group "default" {
 
 target "common" {
   dockerfile = "docker/Dockerfile"
-  args       = { VERSION_COMMIT = VERSION_COMMIT }
+  args = {
+    TRIXIE_IMAGE   = TRIXIE_IMAGE
+    BOOKWORM_IMAGE = BOOKWORM_IMAGE
+    VERSION_COMMIT = VERSION_COMMIT
+  }
   secret     = ["id=ca,src=${BUILD_CA}"]
 }
 

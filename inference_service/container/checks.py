@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,8 @@ _LARGEST_MESSAGES = 4
 def problems(settings: Settings, env: Mapping[str, str]) -> list[str]:
     """What keeps the container from working; empty when nothing does."""
     found = _dds_problems(env)
+    if settings.policy:
+        found += _source_problems(settings)
     if settings.needs_model:
         found += _model_problems(settings.model)
     if settings.needs_robot:
@@ -53,6 +56,17 @@ def _dds_problems(env: Mapping[str, str]) -> list[str]:
         load_config(env)
     except TransportError as error:
         return [str(error)]
+    return []
+
+
+def _source_problems(settings: Settings) -> list[str]:
+    if settings.role != "device":
+        return [f"POLICY={settings.policy}: only a device has its policy from an engine; mount it (MODEL_DIR in .env)"]
+    if not re.fullmatch(r"engine://[0-9a-f]{0,64}", settings.policy):
+        return [
+            f"POLICY={settings.policy}: wants engine:// or engine://FINGERPRINT: set POLICY_FINGERPRINT in .env to the "
+            "first hex digits of the policy's fingerprint, or leave it empty"
+        ]
     return []
 
 

@@ -5,6 +5,8 @@ variable              meaning
 ====================  ===========================================================================
 ``ROBOT_CONFIG``      robot: a file of ``/robot_config`` without ``.yaml`` (default ``so101_sim``)
 ``CONTROL_MODE``      control mode; empty: the robot's default
+``POLICY``            of a device: ``engine://`` or ``engine://FINGERPRINT``, its policy's small files
+                      come from the engine and ``/model`` is not needed; empty: ``/model``
 ``ENGINE``            accelerator of this container, for messages: cpu, cuda, ascend, rknn
 ``ENGINE_DEVICE``     runtime that computes, as the launch argument ``device`` (default ``auto``)
 ``ENGINE_THREADS``    CPU threads of the engine (default 0: its own choice)
@@ -44,6 +46,7 @@ class Settings:
     role: Role
     robot: str = "so101_sim"
     control_mode: str = ""
+    policy: str = ""
     engine: str = "cpu"
     device: str = "auto"
     threads: str = "0"
@@ -64,6 +67,7 @@ class Settings:
         names = {
             "robot": "ROBOT_CONFIG",
             "control_mode": "CONTROL_MODE",
+            "policy": "POLICY",
             "engine": "ENGINE",
             "device": "ENGINE_DEVICE",
             "threads": "ENGINE_THREADS",
@@ -74,7 +78,7 @@ class Settings:
 
     @property
     def needs_model(self) -> bool:
-        return self.role != "sim"
+        return self.role != "sim" and not self.policy
 
     @property
     def needs_robot(self) -> bool:
@@ -105,7 +109,7 @@ def make_container_plan(settings: Settings) -> Plan:
         use_sim=settings.role == "sim",
         with_inference="false" if settings.role == "sim" else "",
         device=settings.device if settings.role == "monolithic" else "",
-        policy_path=str(settings.model) if settings.needs_model else "",
+        policy_path=settings.policy or (str(settings.model) if settings.needs_model else ""),
         transport=settings.transport,
     )
     return Plan(make_plan(cfg, arguments).processes, tuple(cfg.warnings))

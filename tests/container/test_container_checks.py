@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from inference_service.container import checks, host
-from inference_service.container.settings import Settings
+from inference_service.container.settings import Role, Settings
 
 FINE = {"ROS_DOMAIN_ID": "7", "DDS_INTERFACE": "lo"}
 
@@ -40,6 +40,26 @@ def test_nothing_is_wrong_with_what_works(tmp_path: Path) -> None:
 def test_the_network_is_checked(tmp_path: Path, changed: dict[str, str], told: str) -> None:
     (said,) = checks.problems(_engine(_policy(tmp_path / "model")), FINE | changed)
     assert said.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("role", "policy", "told"),
+    [
+        ("engine", "engine://", "only a device has its policy from an engine"),
+        ("monolithic", "engine://", "only a device has its policy from an engine"),
+        ("device", "engine://FEED", "set POLICY_FINGERPRINT in .env"),
+        ("device", "/srv/policy", "wants engine:// or engine://FINGERPRINT"),
+    ],
+)
+def test_where_the_policy_comes_from_is_checked(tmp_path: Path, role: Role, policy: str, told: str) -> None:
+    (said,) = checks.problems(Settings(role, policy=policy, robots=tmp_path / "none"), FINE)
+    assert told in said
+
+
+def test_a_device_whose_engine_has_the_policy_needs_no_mount(tmp_path: Path) -> None:
+    settings = Settings("device", policy="engine://", model=tmp_path / "nowhere", robots=tmp_path / "none")
+    assert checks.problems(settings, FINE) == []
+    assert checks.largest_message(settings) == 640 * 480 * 3
 
 
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:

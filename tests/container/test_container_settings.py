@@ -53,6 +53,12 @@ def test_only_the_monolithic_device_computes(tmp_path: Path) -> None:
     assert by_role["device"]["checkpoint"] == str(POLICY)
 
 
+def test_a_device_may_take_its_policy_from_the_engine(tmp_path: Path) -> None:
+    settings = _settings("device", tmp_path, POLICY="engine://feed")
+    assert not settings.needs_model
+    assert make_container_plan(settings).processes[0].parameters["checkpoint"] == "engine://feed"
+
+
 def test_the_engine_takes_device_and_threads(tmp_path: Path) -> None:
     settings = _settings("engine", tmp_path, ENGINE_DEVICE="rknn", ENGINE_THREADS="3")
     parameters = make_container_plan(settings).processes[0].parameters

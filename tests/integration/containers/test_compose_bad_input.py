@@ -36,6 +36,7 @@ def test_no_env_file(tmp_path: Path) -> None:
         ({"ENGINE": ""}, "ENGINE is missing a value: set it in .env to cpu, cuda, ascend or rknn"),
         ({"ENGINE": "tpu"}, "/ENGINE=tpu.yaml: no such file"),
         ({"USE_SIM": "yes"}, "/USE_SIM=yes.yaml: no such file"),
+        ({"POLICY_FROM": "disk"}, 'service "device-with-policy-from-disk" not found'),
         ({"ENGINE": "ascend", "ASCEND_BOARD": "910x"}, "/ASCEND_BOARD=910x.yaml: no such file"),
     ],
 )
@@ -103,6 +104,7 @@ ROBOTS = {"/robot_config": str(REPO / "robot_config/robots")}
         ("device", MODEL, {"DDS_MULTICAST": "false"}, "DDS_MULTICAST=false but DDS_PEERS is empty"),
         ("device", MODEL | ROBOTS, {"ROBOT_CONFIG": "so100"}, "ROBOT_CONFIG=so100: no such file in /robot_config"),
         ("device", MODEL, {"CONTROL_MODE": "dance"}, "no control mode 'dance'"),
+        ("device", {}, {"POLICY": "engine://FEED"}, "set POLICY_FINGERPRINT in .env"),
         ("sim", {"/robot_config": "EMPTY"}, {}, "set ROBOT_CONFIG, or ROBOT_CONFIG_DIR, in .env"),
     ],
 )

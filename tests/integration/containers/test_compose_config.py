@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,14 @@ ROLES = {
 IMAGES = {"cpu": "device", "cuda": "engine-cuda", "ascend": "engine-ascend", "rknn": "engine-rknn"}
 
 
-def _services(where: Path, profiles: list[str], **settings: str) -> dict[str, Any]:
+def _config(where: Path, profiles: list[str], **settings: str) -> dict[str, Any]:
     stack = Stack(where, "isvc-config", profiles, {"ROS_DOMAIN_ID": "7", **settings})
-    services: dict[str, Any] = json.loads(stack.run("config", "--format", "json").stdout)["services"]
+    config: dict[str, Any] = json.loads(stack.run("config", "--format", "json").stdout)
+    return config
+
+
+def _services(where: Path, profiles: list[str], **settings: str) -> dict[str, Any]:
+    services: dict[str, Any] = _config(where, profiles, **settings)["services"]
     return services
 
 
@@ -36,10 +43,11 @@ def _devices(service: dict[str, Any]) -> set[str]:
 
 def _mounts(service: dict[str, Any]) -> dict[str, str]:
     """Host paths by their place in the container; all must be read-only and never made by Docker."""
-    for volume in service["volumes"]:
+    binds = [volume for volume in service["volumes"] if volume["target"] != "/dev/shm"]
+    for volume in binds:
         assert volume["type"] == "bind" and volume["read_only"], volume
         assert not volume.get("bind", {}).get("create_host_path"), volume
-    return {volume["target"]: volume["source"] for volume in service["volumes"]}
+    return {volume["target"]: volume["source"] for volume in binds}
 
 
 @pytest.mark.parametrize(("profile", "engine"), list(itertools.product(PROFILES, ENGINES)))
@@ -59,7 +67,7 @@ def test_every_combination(tmp_path: Path, profile: str, engine: str) -> None:
         assert service["network_mode"] == "host", name
         assert service["environment"]["ROS_DOMAIN_ID"] == "7", name
         assert service["restart"] == "unless-stopped", name
-        if name != "sim":
+        if name in ("device", "engine", "monolithic"):
             assert _mounts(service)["/model"] == str(REPO / "policies/so101_act_demo")
         if name != "engine":
             assert _mounts(service)["/robot_config"] == str(REPO / "robot_config/robots")
@@ -76,6 +84,32 @@ def test_every_combination(tmp_path: Path, profile: str, engine: str) -> None:
 def test_the_simulated_robot_is_added_by_use_sim_or_by_its_profile(tmp_path: Path, profile: str) -> None:
     assert "sim" not in _services(tmp_path, [profile], USE_SIM="0")
     assert "sim" in _services(tmp_path, [profile, "sim"], USE_SIM="0")
+
+
+def test_a_device_may_have_its_policy_from_the_engine(tmp_path: Path) -> None:
+    """Then it has no policy mounted; its engine has, as ever."""
+    settings = {"POLICY_FROM": "engine", "POLICY_FINGERPRINT": "feed", "MODEL_DIR": "/nowhere/at/all"}
+    services = _services(tmp_path, ["cloud_local"], **settings)
+    assert set(_mounts(services["device"])) == {"/robot_config"}
+    assert services["device"]["environment"]["POLICY"] == "engine://feed"
+    assert _mounts(services["engine"])["/model"] == "/nowhere/at/all"
+    assert "POLICY" not in services["engine"]["environment"]
+
+
+def test_device_and_engine_of_one_project_share_memory_and_nothing_else(tmp_path: Path) -> None:
+    """A volume of the project's own, for the nodes' user alone; neither has the host's."""
+    config = _config(tmp_path, ["cloud_local", "monolithic"])
+    sharing = {
+        name: volume["source"]
+        for name, service in config["services"].items()
+        for volume in service["volumes"]
+        if volume["target"] == "/dev/shm"
+    }
+    assert sharing == {"device": "shared_memory", "engine": "shared_memory"}
+    assert not [name for name, service in config["services"].items() if "ipc" in service]
+    volume = config["volumes"]["shared_memory"]
+    assert volume["name"] == "isvc-config_shared_memory"
+    assert {"mode=0700", "uid=10001", "nosuid", "nodev", "noexec"} <= set(volume["driver_opts"]["o"].split(","))
 
 
 @pytest.mark.parametrize("role", ["engine", "monolithic"])
@@ -134,12 +168,19 @@ def test_a_robot_with_ros_takes_its_own_device_image(tmp_path: Path) -> None:
     assert device["build"]["args"]["ROS_IMAGE"] == "ros:humble-ros-base"
 
 
-def test_bake_builds_each_image_for_its_platforms(tmp_path: Path) -> None:
-    """Every target that compose knows, and those alone, under the same names."""
+def _bake(**settings: str) -> dict[str, Any]:
+    """Targets that ``docker buildx bake`` would build for these environment variables."""
     command = ["docker", "buildx", "bake", "--file", "docker/docker-bake.hcl", "--print"]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60, check=True)
+    env = {**os.environ, **settings}
+    done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=60, check=True)
     targets: dict[str, Any] = json.loads(done.stdout)["target"]
+    return targets
+
+
+def test_bake_builds_each_image_for_its_platforms() -> None:
+    """By default every image there is: each a stage of the Dockerfile, under its own name."""
     arm, both = ["linux/arm64"], ["linux/amd64", "linux/arm64"]
+    targets = _bake()
     assert {name: target["platforms"] for name, target in targets.items()} == {
         "device": both,
         "device-ros": both,
@@ -148,11 +189,39 @@ def test_bake_builds_each_image_for_its_platforms(tmp_path: Path) -> None:
         "engine-ascend": both,
         "engine-rknn": arm,
     }
-    for engine in ENGINES:
-        service = _services(tmp_path, ["cloud_local"], ENGINE=engine, IMAGE_REGISTRY="inference-service", IMAGE_TAG="1")
-        target = service["engine"]["build"]["target"]
-        assert targets[target]["target"] == target
-        assert targets[target]["tags"][0].split(":")[0] == service["engine"]["image"].split(":")[0]
+    for name, target in targets.items():
+        assert target["target"] == name
+        assert target["tags"] == [f"inference-service/{name}:0.1.0"]
+        assert target["context"] == "."
+        assert re.search(rf"^FROM .* AS {name}$", (REPO / target["dockerfile"]).read_text(), re.M)
+
+
+def test_bake_and_compose_build_the_same(tmp_path: Path) -> None:
+    """Stage, name and arguments, whatever the settings; the secret with the proxy's certificates too."""
+    settings = {
+        "IMAGE_REGISTRY": "registry.invalid/robots",
+        "IMAGE_TAG": "1.2.3",
+        "TRIXIE_IMAGE": "a/debian@sha256:1",
+        "BOOKWORM_IMAGE": "a/debian@sha256:2",
+        "ROS_IMAGE": "a/ros:humble",
+        "CANN_IMAGE": "a/cann:8.5",
+        "VERSION_COMMIT": "abc",
+        "BUILD_CA": "/etc/hostname",
+    }
+    baked = _bake(**settings)
+    built = [_services(tmp_path, ["cloud_local"], ENGINE=engine, **settings) for engine in ENGINES]
+    built.append(_services(tmp_path, ["distributed"], DEVICE_IMAGE="device-ros", **settings))
+    services = [service for services in built for service in services.values()]
+    assert {service["build"]["target"] for service in services} == set(baked)
+    for service in services:
+        target = baked[service["build"]["target"]]
+        assert target["tags"] == [service["image"]]
+        # compose gives the device's image the argument of its other base too, which changes nothing there
+        assert target["args"].items() <= service["build"]["args"].items()
+        assert target["secret"] == ["id=ca,src=/etc/hostname"]
+    assert baked["device-ros"]["args"]["ROS_IMAGE"] == "a/ros:humble"
+    assert baked["engine-ascend"]["args"]["CANN_IMAGE"] == "a/cann:8.5"
+    assert {target["args"]["BOOKWORM_IMAGE"] for target in baked.values()} == {"a/debian@sha256:2"}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -47,10 +47,17 @@ def _dispatcher_level(seen: Observer) -> int:
     return status.level if status else -1
 
 
+def _finds_shared_memory(one: Stack) -> int:
+    """How often the device has said so."""
+    log: bytes = one.container("device").logs()
+    return log.count(b"through shared memory")
+
+
 def test_engine_killed_and_started_again(running: tuple[Stack, Observer]) -> None:
     """Fault: SIGKILL. Expected: hold, ERROR in diagnostics, motion once it is back. Invariant: all promises."""
     one, seen = running
     engine = one.container("engine")
+    shared = _finds_shared_memory(one)
     engine.kill()
     try:
         until(lambda: _dispatcher_level(seen) == 2, "the dispatcher says ERROR")
@@ -58,6 +65,7 @@ def test_engine_killed_and_started_again(running: tuple[Stack, Observer]) -> Non
     finally:
         engine.start()
     seen.wait_moving(one)
+    assert _finds_shared_memory(one) > shared, "the engine's new memory is found too"
     assert seen.broken() == {}
 
 
