@@ -52,7 +52,8 @@ class ModelConfig(Section):
     rtc: RtcConfig = RtcConfig()
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
     """Start of the noise of flow and diffusion policies, for each request anew: the same observation gives the same
-    actions. Left out: other noise each time."""
+    actions. Left out: the engine's own (its option ``seed``, 0 where it is not set), so the same noise for each request
+    then too."""
 
 
 class InferenceConfig(Section):
@@ -81,6 +82,9 @@ class InferenceConfig(Section):
     """Distributed: where the model first fits its pictures into a smaller square (pi0, SmolVLA), do that on the device
     and send the square. It is rounded to whole pixel values, a step of 1/255 at most; left out, pictures travel as the
     policy's inputs and the actions equal monolithic mode's to the last bit."""
+    device_id: Annotated[str, Field(pattern=r"^[!-~]{0,96}$")] = ""
+    """Distributed: who this device is to its engine, the same after a restart and another for each device. Left out:
+    derived from machine and node. The node's parameter ``device_id`` goes first."""
 
     @property
     def runs(self) -> bool:

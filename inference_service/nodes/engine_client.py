@@ -98,14 +98,16 @@ class EngineClient:
         result_topic: str,
         on_engine_change: Callable[[], None] = lambda: None,
         shared_memory: str = "",
+        device_id: str = "",
     ) -> None:
+        """``device_id``: who this device is; empty: somebody new."""
         self._node = node
         self._logger = logging.getLogger(node.name)
         self._handshake = handshake
         self.encodings = encodings
         self._memory = DeviceMemory(shared_memory, self._logger)
         self._on_change = on_engine_change
-        self._device_id = node.name + "@" + uuid.uuid4().hex[:8]
+        self._device_id = device_id or f"{node.name}@{uuid.uuid4().hex[:8]}"
         self._session = uuid.uuid4().hex[:16]
         self._sessions = {self._session}
         self._sequence = 0

@@ -21,6 +21,7 @@ from inference_service.core.errors import InferenceServiceError, PolicyError, Re
 from inference_service.core.motor_units import NormMode
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.nodes.device_budget import budget, dds_interfaces, history_line
+from inference_service.nodes.device_identity import DeviceIdentity
 from inference_service.nodes.device_setup import SCHEME, DeviceSetup
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_to_ns
 from inference_service.nodes.motor_units import motor_units
@@ -43,7 +44,8 @@ STAGES = ("total", "sample", "preprocess", "wire", "queue", "decode", "inference
 class PolicyParameters(NodeParameters):
     """``checkpoint`` is the policy directory, or ``engine://``: then the engine is asked for its files, and given
     ``fetch_timeout`` seconds. An empty ``control_mode`` takes the YAML's default. ``shared_memory``: directory through
-    which pictures go to an engine that sees it too; empty: never."""
+    which pictures go to an engine that sees it too; empty: never. ``device_id``: who this device is to engines; empty:
+    the robot file's, else derived from machine and node (:mod:`.device_identity`)."""
 
     node_name: str = "act_inference_node"
     checkpoint: str
@@ -57,6 +59,7 @@ class PolicyParameters(NodeParameters):
     cloud_result_topic: str = "/inference/action"
     threads: int = 0
     shared_memory: str = str(DEFAULT_DIRECTORY)
+    device_id: str = ""
     fetch_timeout: float = Field(default=120.0, gt=0, allow_inf_nan=False)
 
 
@@ -89,6 +92,7 @@ class PolicyNode:
         self._actions = node.create_publisher(f"/actions/{config.type}", VARIANTS)
         self._health = node.create_publisher(f"/{node.name}/health", "diagnostic_msgs/msg/DiagnosticStatus")
         self._diagnostics = DiagnosticsPublisher(node, self._collect)
+        self._identity: DeviceIdentity | None = None
         self._runner = self._make_runner()
         self._servers = self._serve(self._setup.mode.inference.action_server)
         node.create_timer(1.0, self._publish_health, group="diagnostics")
@@ -124,7 +128,10 @@ class PolicyNode:
                 "Distributed mode: publishing to %s, subscribed to %s", p.cloud_inference_topic, p.cloud_result_topic
             )
             self._tell_budget()
-            return RemoteRunner(self._node, self._setup, p, self._diagnostics.publish_now)
+            wanted = p.device_id or self._setup.mode.inference.device_id
+            self._identity = DeviceIdentity(f"{p.namespace.rstrip('/')}/{self._node.name}", wanted, self._logger)
+            device_id = self._identity.device_id
+            return RemoteRunner(self._node, self._setup, p, self._diagnostics.publish_now, device_id)
         from inference_service.nodes.policy_runner_local import LocalRunner
 
         return LocalRunner(self._setup, p.device, p.threads, self._logger, self._diagnostics.publish_now)
@@ -237,6 +244,7 @@ class PolicyNode:
             values = {
                 "execution_mode": self._parameters.execution_mode,
                 "fingerprint": self._folder.fingerprint,
+                **({"device_id": self._identity.device_id} if self._identity else {}),
                 "count": str(self._count),
                 "failed": str(self._failed),
                 "last_error": self._last_error,
@@ -262,6 +270,8 @@ class PolicyNode:
             server.close()
         self._diagnostics.close()
         self._runner.close()
+        if self._identity is not None:
+            self._identity.close()
 
 
 def _gist(text: str) -> str:

@@ -80,7 +80,12 @@ class RemoteRunner:
     """Distributed: pre- and postprocessing here, an asynchronous proxy of the engine on the other side."""
 
     def __init__(
-        self, node: Node, setup: DeviceSetup, parameters: WireParameters, on_change: Callable[[], None]
+        self,
+        node: Node,
+        setup: DeviceSetup,
+        parameters: WireParameters,
+        on_change: Callable[[], None],
+        device_id: str = "",
     ) -> None:
         self._logger = logger = logging.getLogger(node.name)
         self._preprocessor = TensorPreprocessor(setup.folder)
@@ -99,6 +104,7 @@ class RemoteRunner:
             parameters.cloud_result_topic,
             on_change,
             parameters.shared_memory,
+            device_id,
         )
 
     def set_timeout(self, seconds: float) -> None:

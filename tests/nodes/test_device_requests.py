@@ -100,6 +100,19 @@ def ask(dispatching: Dispatching, number: int, episode: str = "0123abcd", **goal
     assert wait_until(done, 20.0), results[-1].message
 
 
+def test_a_device_is_known_by_one_name_over_restarts(engine: Make, device: Make, dispatching: Dispatching) -> None:
+    server = engine()
+    first = device()
+    ask(dispatching, 1)
+    assert server.requests[-1].device_id == first._status().values["device_id"]
+    first.close()
+    second = device(inference="        device_id: left-arm\n")
+    seen = len(server.requests)
+    ask(dispatching, 2)
+    assert server.requests[-1].device_id == second._status().values["device_id"] == "left-arm"
+    assert len(server.requests) > seen and server.requests[0].session != server.requests[-1].session
+
+
 def test_each_camera_travels_as_the_robot_file_says(engine: Make, device: Make, dispatching: Dispatching) -> None:
     server = engine()
     device(inference=f"        encodings: {{{TOP}: 'jpeg:90', default: f16}}\n")
