@@ -228,9 +228,10 @@ def test_closing_while_a_cancel_request_is_under_way_is_no_error(rig: Rig, caplo
 
 def test_feedback_of_a_goal_that_outlived_its_server_is_dropped(domain_id: int) -> None:
     rig = Rig()
-    closed, outcome = threading.Event(), []
+    started, closed, outcome = threading.Event(), threading.Event(), []
 
     def execute(goal: ServerGoal) -> tuple[GoalStatus, Any]:
+        started.set()
         closed.wait(10)
         goal.publish_feedback(new_message(f"{INFER}_Feedback"))
         outcome.append("survived")
@@ -238,6 +239,7 @@ def test_feedback_of_a_goal_that_outlived_its_server_is_dropped(domain_id: int) 
 
     rig.server._execute = execute
     rig.send(_id())
+    assert started.wait(10)  # a goal is accepted before it starts
     rig.server.close()
     closed.set()
     rig.until(lambda: outcome)

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from inference_service.core.errors import TransportError
-from inference_service.transport.dds.executor import ErrorLog, Group
+from inference_service.transport.dds.executor import Group
 from inference_service.transport.dds.graph import Wiring
 from inference_service.transport.dds.services import RequestId, ServiceServer
 from inference_service.transport.dds.topics import DdsPublisher
 from inference_service.transport.protocol import GoalStatus, Message, QoS, ServerGoal
+from inference_service.transport.reporting import CANCELS_UNKNOWN_GOALS, ErrorLog
 from inference_service.wire.interfaces import action_types, new_message
 
 Execute = Callable[[ServerGoal], "tuple[GoalStatus, Message]"]
@@ -172,7 +173,7 @@ class DdsActionServer:
         if any(goal_id) and not canceling:
             code = _CANCEL_TERMINATED if goal_id in self._goals else _CANCEL_UNKNOWN_GOAL
         if code == _CANCEL_UNKNOWN_GOAL:
-            self._report(f"{self.name}: a client cancels goals that are not known here: nothing to cancel")
+            self._report(CANCELS_UNKNOWN_GOALS.format(self.name))
         infos = [self._info(goal) for goal in canceling]
         self._cancel.reply(
             request, new_message(self._types.cancel_goal.response, return_code=code, goals_canceling=infos)

@@ -8,7 +8,6 @@ clock finds its time server). So a control loop in a group of its own is delayed
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,9 +16,9 @@ from typing import Protocol
 from cyclonedds.core import Entity
 
 from inference_service.transport.dds import native
+from inference_service.transport.reporting import ErrorLog
 
 _BATCH = 8  # samples of one reader before the others and the timers get their turn
-_TRACEBACK_EVERY_S = 1.0
 
 
 class Source(Protocol):
@@ -28,28 +27,6 @@ class Source(Protocol):
     def handle_one(self) -> bool:
         """Handle one waiting sample. False when there was none. Exceptions of user callbacks leave it."""
         ...
-
-
-class ErrorLog:
-    """Logs what leaves callbacks with its traceback, at most once a second for each, and calls ``count`` each time."""
-
-    def __init__(self, logger: logging.Logger, count: Callable[[], None]) -> None:
-        self._logger = logger
-        self._count = count
-        self._lock = threading.Lock()
-        self._quiet: dict[str, tuple[float, int]] = {}
-
-    def report(self, where: str, error: BaseException) -> None:
-        now = time.monotonic()
-        with self._lock:
-            self._count()
-            until, hidden = self._quiet.get(where, (0.0, 0))
-            if now < until:
-                self._quiet[where] = (until, hidden + 1)
-                return
-            self._quiet[where] = (now + _TRACEBACK_EVERY_S, 0)
-        more = f" ({hidden} more like it since the last report)" if hidden else ""
-        self._logger.error("%s failed%s: %s", where, more, error, exc_info=error)
 
 
 class FixedRateTimer:

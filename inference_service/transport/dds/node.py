@@ -15,13 +15,14 @@ from inference_service.transport.dds.action_client import DdsActionClient
 from inference_service.transport.dds.action_server import DdsActionServer, Execute
 from inference_service.transport.dds.config import GidSize, check_domain_id, load_config
 from inference_service.transport.dds.endpoints import Participant
-from inference_service.transport.dds.executor import ErrorLog, Executor, FixedRateTimer, Group
+from inference_service.transport.dds.executor import Executor, FixedRateTimer, Group
 from inference_service.transport.dds.graph import Graph, Wiring
 from inference_service.transport.dds.peers import PeerWatch
 from inference_service.transport.dds.services import RequestId, ServiceClient, ServiceServer
 from inference_service.transport.dds.topics import DdsPublisher, DdsSubscription
 from inference_service.transport.names import check_node_name, resolve
 from inference_service.transport.protocol import Message, QoS
+from inference_service.transport.reporting import Conflicts, ErrorLog
 from inference_service.wire.interfaces import service_types
 
 _CLOSE_S = 1.9
@@ -64,10 +65,10 @@ class DdsNode:
         if domain_id is not None:
             config = replace(config, domain_id=check_domain_id(domain_id))
         self.name = name
-        self.errors = 0
         self._namespace = namespace
         self._logger = logging.getLogger(name)
-        self._error_log = ErrorLog(self._logger, self._count_error)
+        self._error_log = ErrorLog(self._logger)
+        self._conflicts = Conflicts(self._logger)
         self._closables: list[_Closable] = []
         self._servers: list[DdsActionServer] = []
         self._closing = threading.Lock()
@@ -76,8 +77,7 @@ class DdsNode:
         self._participant = Participant(config, full_name)
         self._executor = Executor(name, lambda: native.WaitSet(self._participant.entity), self._error_log)
         gid_size = config.gid_size if gid_size is None else gid_size
-        self.conflicts: list[str] = []
-        peers = PeerWatch(self._participant, full_name, self._group("_graph"), self._on_conflict)
+        peers = PeerWatch(self._participant, full_name, self._group("_graph"), self._conflicts.report)
         self._graph = Graph(
             self._participant, name, namespace, gid_size, lambda: self._group("_graph"), peers.follow_graph
         )
@@ -89,13 +89,13 @@ class DdsNode:
         # A node that nobody closed leaves the graph when the process ends.
         atexit.register(self.close)
 
-    def _count_error(self) -> None:
-        self.errors += 1
+    @property
+    def errors(self) -> int:
+        return self._error_log.count
 
-    def _on_conflict(self, text: str) -> None:
-        if text not in self.conflicts:
-            self.conflicts.append(text)
-            self._logger.warning("%s", text)
+    @property
+    def conflicts(self) -> list[str]:
+        return self._conflicts.told
 
     @property
     def malformed(self) -> int:
@@ -177,7 +177,7 @@ class DdsNode:
             max_concurrent,
             self._error_log,
             self.now_ns,
-            self._on_conflict,
+            self._conflicts.report,
         )
         self._servers.append(server)
         return self._keep(server)

@@ -20,6 +20,7 @@ from rclpy.action import ActionClient, ActionServer, CancelResponse, GoalRespons
 
 from inference_service.core.errors import InferenceServiceError
 from inference_service.transport.protocol import GoalStatus, Message, ResultCallback, ServerGoal
+from inference_service.transport.reporting import CANCELS_UNKNOWN_GOALS
 from inference_service.transport.ros.groups import Group
 from inference_service.transport.ros.types import from_ros, ros_class, to_ros
 from inference_service.wire.interfaces import action_types, new_message
@@ -76,10 +77,14 @@ class RosServerGoal:
 
 
 class _ThreadedActionServer(ActionServer):  # type: ignore[misc]  # rclpy has no types where it is not installed
-    """Starts a goal's thread where rclpy would run a callback on its executor."""
+    """Starts a goal's thread where rclpy would run a callback on its executor, and tells of what rclpy keeps silent
+    about."""
 
-    def __init__(self, *arguments: Any, start: Callable[[Any], None], **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, start: Callable[[Any], None], cancels_unknown: Callable[[], None], **options: Any
+    ) -> None:
         self._start = start
+        self._cancels_unknown = cancels_unknown
         super().__init__(*arguments, **options)
 
     def notify_execute(self, goal_handle: Any, execute_callback: Any) -> None:
@@ -88,6 +93,13 @@ class _ThreadedActionServer(ActionServer):  # type: ignore[misc]  # rclpy has no
             self._start(goal_handle)
         else:
             super().notify_execute(goal_handle, execute_callback)
+
+    async def _execute_cancel_request(self, request_header_and_message: Any) -> None:
+        """rclpy's own, from humble to rolling, which answers a cancel for an unknown goal and tells nobody."""
+        goal_id = bytes(request_header_and_message[1].goal_info.goal_id.uuid)
+        if any(goal_id) and goal_id not in self._goal_handles:
+            self._cancels_unknown()
+        await super()._execute_cancel_request(request_header_and_message)
 
 
 class RosActionServer:
@@ -126,6 +138,7 @@ class RosActionServer:
             callback_group=callback_group,
             goal_callback=self._on_goal,
             start=self._start,
+            cancels_unknown=lambda: report(CANCELS_UNKNOWN_GOALS.format(name)),
             cancel_callback=lambda _handle: CancelResponse.ACCEPT,
             result_timeout=KEEP_RESULT_S,
         )

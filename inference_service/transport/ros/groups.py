@@ -7,7 +7,6 @@ nothing but the scheduler.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -101,22 +100,3 @@ class Group:
 def _describe(callback: Callable[[], object]) -> str:
     owner = getattr(callback, "__self__", None)
     return str(getattr(owner, "label", None) or getattr(callback, "__qualname__", callback))
-
-
-class ErrorCount:
-    """Logs what leaves callbacks, with its traceback at most once a second for each, and counts."""
-
-    def __init__(self, logger: logging.Logger) -> None:
-        self._logger = logger
-        self._lock = threading.Lock()
-        self._quiet_until: dict[str, float] = {}
-        self.count = 0
-
-    def __call__(self, where: str, error: Exception) -> None:
-        now = time.monotonic()
-        with self._lock:
-            self.count += 1
-            if now < self._quiet_until.get(where, 0.0):
-                return
-            self._quiet_until[where] = now + 1.0
-        self._logger.error("%s failed: %s", where, error, exc_info=error)

@@ -30,9 +30,10 @@ from rclpy.qos import qos_policy_name_from_kind
 from inference_service.core.errors import TransportError
 from inference_service.transport.names import check_node_name, resolve
 from inference_service.transport.protocol import Message, QoS
+from inference_service.transport.reporting import Conflicts, ErrorLog
 from inference_service.transport.ros.actions import Execute, RosActionClient, RosActionServer, RosServerGoal
 from inference_service.transport.ros.endpoints import RosPublisher, RosService, RosServiceClient, RosSubscription
-from inference_service.transport.ros.groups import ErrorCount, Group, Timer
+from inference_service.transport.ros.groups import Group, Timer
 
 try:  # iron and later
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -68,10 +69,10 @@ class RosNode:
         """
         check_node_name(name, namespace)
         self.name = name
-        self.conflicts: list[str] = []
         self._namespace = namespace
         self._logger = logging.getLogger(name)
-        self._failed = ErrorCount(self._logger)
+        self._errors = ErrorLog(self._logger)
+        self._conflicts = Conflicts(self._logger)
         self._groups: dict[str, Group] = {}
         self._lock = threading.Lock()
         self._closables: list[Any] = []
@@ -114,7 +115,7 @@ class RosNode:
             except ExternalShutdownException:
                 return
             except Exception as error:  # noqa: BLE001  # one bad message must not silence the node
-                self._failed(f"{self.name}/rclpy", error)
+                self._errors.report(f"{self.name}/rclpy", error)
 
     def _on_executor(self, order: Callable[[], object]) -> None:
         """Run ``order`` on the executor's thread; not at all once the node has left."""
@@ -127,7 +128,7 @@ class RosNode:
             try:
                 self._orders.popleft()()
             except Exception as error:  # noqa: BLE001  # one order that fails must not take the others along
-                self._failed(f"{self.name}/rclpy", error)
+                self._errors.report(f"{self.name}/rclpy", error)
 
     def _settle(self, goals: list[RosServerGoal], deadline: float) -> None:
         """Let the executor send the results of goals that were aborted."""
@@ -142,28 +143,28 @@ class RosNode:
 
     @property
     def errors(self) -> int:
-        return self._failed.count
+        return self._errors.count
+
+    @property
+    def conflicts(self) -> list[str]:
+        return self._conflicts.told
 
     @property
     def malformed(self) -> int:
         return sum(getattr(closable, "malformed", 0) for closable in self._closables)
-
-    def _conflict(self, text: str) -> None:
-        if text not in self.conflicts:
-            self.conflicts.append(text)
-            self._logger.warning("%s", text)
 
     def _on_incompatible_qos(self, topic: str, peer: str, info: Any) -> None:
         policy = qos_policy_name_from_kind(info.last_policy_kind)
         if policy == "INVALID":  # Cyclone's word for a peer of another type
             self._group("_graph").post(self._look_around)
             return
-        self._conflict(f"{topic}: a {peer} asks for or offers another {policy} than ours: no message passes")
+        self._conflicts.report(f"{topic}: a {peer} asks for or offers another {policy} than ours: no message passes")
 
     def _look_around(self) -> None:
         mine = (self.name, self._namespace)
         if sum(known == mine for known in self._node.get_node_names_and_namespaces()) > 1:
-            self._conflict(f"another node is named {resolve(self._namespace, self.name)}: give one another node_name")
+            full_name = resolve(self._namespace, self.name)
+            self._conflicts.report(f"another node is named {full_name}: give one another node_name")
         for topic, msg_type in list(self._types.items()):
             publishers = self._node.get_publishers_info_by_topic(topic)
             self._compare(topic, msg_type, "publisher", publishers)
@@ -180,7 +181,7 @@ class RosNode:
                     self._nameless.add(seen)
                     continue
                 peer = "an unknown process"
-            self._conflict(
+            self._conflicts.report(
                 f"{topic}: a {role} of {peer} is of type {one.topic_type}, ours of {msg_type}: "
                 "they do not hear each other; rename one topic"
             )
@@ -239,7 +240,7 @@ class RosNode:
     ) -> RosActionServer:
         server = RosActionServer(
             self._node, resolve(self._namespace, name), action_type, execute, accept, max_concurrent,
-            MutuallyExclusiveCallbackGroup(), self._on_executor, self._failed, self._conflict,
+            MutuallyExclusiveCallbackGroup(), self._on_executor, self._errors.report, self._conflicts.report,
         )  # fmt: skip
         self._servers.append(server)
         return self._keep(server)
@@ -267,7 +268,7 @@ class RosNode:
     def _group(self, name: str) -> Group:
         with self._lock:
             if name not in self._groups:
-                self._groups[name] = Group(f"{self.name}/{name}", self._failed)
+                self._groups[name] = Group(f"{self.name}/{name}", self._errors.report)
             return self._groups[name]
 
     def _keep(self, closable: C) -> C:

@@ -154,15 +154,15 @@ class ActionServer:
         self._execute_callback, self._goal_callback = execute_callback, goal_callback
         self._handle_accepted_callback, self._cancel_callback = handle_accepted_callback, cancel_callback
         self._result_timeout = result_timeout
-        self._goals, self._results = {}, {}
+        self._goal_handles, self._results = {}, {}
         with node.handle:
             prefix, wiring = f"{node._resolved(action_name)}/_action", node.handle.wiring
             latched = QoS(depth=1, durability="transient_local")
             self.feedback = DdsPublisher(wiring, f"{prefix}/feedback", types.feedback_message, QoS())
             self._status = DdsPublisher(wiring, f"{prefix}/status", types.status, latched)
-            self._send_goal = self._service("send_goal", prefix, self._on_goal)
-            self._get_result = self._service("get_result", prefix, self._on_result)
-            self._cancel = self._service("cancel_goal", prefix, self._on_cancel)
+            self._send_goal = self._service("send_goal", prefix, self._execute_goal_request)
+            self._get_result = self._service("get_result", prefix, self._execute_get_result_request)
+            self._cancel = self._service("cancel_goal", prefix, self._execute_cancel_request)
             parts = (self._send_goal, self._get_result, self._cancel, self.feedback, self._status)
             self.handle = Entity(node.handle, _Closing(*parts))
         node.add_waitable(self)
@@ -171,7 +171,7 @@ class ActionServer:
         types = getattr(self._types, part)
 
         def on_request(header, request):
-            self._node.executor.create_task(handle, header, from_wire(request, types.request))
+            self._node.executor.create_task(handle, (header, from_wire(request, types.request)))
 
         return StrictServer(self._node.handle.wiring, self._node.handle, f"{prefix}/{part}", types, on_request)
 
@@ -179,10 +179,11 @@ class ActionServer:
         with self.handle:
             service.reply(header, to_wire(response))
 
-    async def _on_goal(self, header, request):
+    async def _execute_goal_request(self, request_header_and_message):
+        header, request = request_header_and_message
         goal_id, accepted = bytes(request.goal_id.uuid), False
         stamp = message_class("builtin_interfaces/msg/Time")()
-        if goal_id not in self._goals:
+        if goal_id not in self._goal_handles:
             answer = await await_or_execute(self._goal_callback, request.goal)
             if not isinstance(answer, GoalResponse):
                 _logger.warning("Goal request callback did not return a GoalResponse type. Rejecting goal.")
@@ -191,7 +192,7 @@ class ActionServer:
             now = self._node.get_clock().now().nanoseconds
             stamp.sec, stamp.nanosec = divmod(now, 10**9)
             info = message_class("action_msgs/msg/GoalInfo")(goal_id=request.goal_id, stamp=stamp)
-            handle = self._goals[goal_id] = ServerGoalHandle(self, info, request.goal)
+            handle = self._goal_handles[goal_id] = ServerGoalHandle(self, info, request.goal)
             self._results[goal_id] = Future(executor=self._node.executor)
         response = self.action_type.Impl.SendGoalService.Response(accepted=accepted, stamp=stamp)
         self._reply(self._send_goal, header, response)
@@ -215,21 +216,23 @@ class ActionServer:
         response = self.action_type.Impl.GetResultService.Response(status=goal_handle.status, result=result)
         self._results[bytes(goal_handle.goal_id.uuid)].set_result(response)
 
-    async def _on_result(self, header, request):
+    async def _execute_get_result_request(self, request_header_and_message):
+        header, request = request_header_and_message
         future = self._results.get(bytes(request.goal_id.uuid))
         if future is None:
             self._reply(self._get_result, header, self.action_type.Impl.GetResultService.Response())
             return
         future.add_done_callback(lambda done: self._reply(self._get_result, header, done.result()))
 
-    async def _on_cancel(self, header, request):
+    async def _execute_cancel_request(self, request_header_and_message):
+        header, request = request_header_and_message
         wanted = request.goal_info
         goal_id, stamp = bytes(wanted.goal_id.uuid), (wanted.stamp.sec, wanted.stamp.nanosec)
-        cancelable = [one for one in self._goals.values() if one.status in (ACCEPTED, EXECUTING)]
+        cancelable = [one for one in self._goal_handles.values() if one.status in (ACCEPTED, EXECUTING)]
         meant = [one for one in cancelable if _is_meant(one.info, goal_id, stamp)]
         response = self.action_type.Impl.CancelGoalService.Response()
         if any(goal_id) and not meant:
-            response.return_code = 3 if goal_id in self._goals else 2
+            response.return_code = 3 if goal_id in self._goal_handles else 2
         canceling = []
         for handle in meant:
             answer = await await_or_execute(self._cancel_callback, handle)
@@ -245,7 +248,7 @@ class ActionServer:
     def publish_status(self):
         entries = [
             message_class("action_msgs/msg/GoalStatus")(goal_info=one.info, status=one.status)
-            for one in self._goals.values()
+            for one in self._goal_handles.values()
         ]
         with self.handle:
             self._status.publish(to_wire(message_class("action_msgs/msg/GoalStatusArray")(status_list=entries)))
@@ -253,13 +256,13 @@ class ActionServer:
     def expire(self):
         """For the executor: forget results that are too old."""
         limit = time.monotonic() - self._result_timeout
-        for goal_id, handle in list(self._goals.items()):
+        for goal_id, handle in list(self._goal_handles.items()):
             if not handle.is_active and handle.ended_at < limit:
                 handle.destroy()
-                del self._goals[goal_id], self._results[goal_id]
+                del self._goal_handles[goal_id], self._results[goal_id]
 
     def destroy(self):
-        for handle in self._goals.values():
+        for handle in self._goal_handles.values():
             handle.destroy()
         self.handle.destroy_when_not_in_use()
         self._node.remove_waitable(self)
