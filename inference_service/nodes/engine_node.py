@@ -101,6 +101,8 @@ class EngineNode:
         self._sessions = SessionTable(self._on_conflict)
         self._report = EngineReport()
         self._memory = EngineMemory(parameters.shared_memory)
+        if self._memory.problem:
+            self._logger.warning("No shared memory, pictures travel in messages: %s", self._memory.problem)
         self.failure: str | None = None
         self._replies = node.create_publisher(parameters.output_topic, VARIANTS)
         self._cards = node.create_publisher(

@@ -77,17 +77,20 @@ class SharedTensor:
 
 
 class Beacon:
-    """The engine's proof that it sees a directory. ``token`` goes on its card; empty where there is no directory."""
+    """The engine's proof that it sees a directory. ``token`` goes on its card; empty where nothing can be shared, which
+    ``problem`` then explains."""
 
     def __init__(self, directory: Path = DEFAULT_DIRECTORY) -> None:
-        self.token = ""
+        self.token = self.problem = ""
         self._file: _OwnFile | None = None
         if not _usable(directory):
+            self.problem = f"{directory} is no directory that this process may write to"
             return
         secret = secrets.token_bytes(_SECRET_BYTES)
         try:
             self._file = _OwnFile(directory, len(secret))
-        except OSError:  # full, or not for us: nothing is shared, everything travels in messages
+        except OSError as error:  # full, or not for us: nothing is shared, everything travels in messages
+            self.problem = f"{directory}: {error.strerror}"
             return
         os.pwrite(self._file.descriptor, secret, 0)
         self.token = f"{self._file.path.name}:{secret.hex()}"
@@ -249,12 +252,13 @@ class _Buffers:
 
 
 class EngineMemory:
-    """An engine's side: ``token`` for its card, ``reader`` for its requests. ``directory`` empty, or not there:
-    no token and no reader, nothing is shared."""
+    """An engine's side: ``token`` for its card, ``reader`` for its requests. ``directory`` empty: no token and no
+    reader, nothing is shared; so too where the directory cannot be used, and then ``problem`` says why."""
 
     def __init__(self, directory: str) -> None:
         self._beacon = Beacon(Path(directory)) if directory else None
         self.token = self._beacon.token if self._beacon else ""
+        self.problem = self._beacon.problem if self._beacon else ""
         self.reader = SharedReader(Path(directory)) if self.token else None
 
     def close(self) -> None:

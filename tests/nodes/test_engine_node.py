@@ -176,3 +176,14 @@ def test_what_waits_at_shutdown_is_refused(asking: Asking, start: Any) -> None:
     closing.join(10.0)
     assert asking.replies["r2"].status == "engine_unavailable"
     assert wait_until(lambda: asking.cards[-1].state is EngineState.DRAINING)
+
+
+def test_an_engine_that_can_share_no_memory_says_so_once(
+    domain_id: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node, engine = start_engine(shared_memory=str(tmp_path / "absent"))
+    engine.close()
+    node.close()
+    told = [record.getMessage() for record in caplog.records if "shared memory" in record.getMessage()]
+    assert len(told) == 1
+    assert "absent is no directory" in told[0]

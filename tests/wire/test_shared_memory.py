@@ -201,7 +201,27 @@ def test_the_beacon_is_seen_where_the_directory_is_shared_and_nowhere_else(tmp_p
 
 
 def test_no_directory_no_token(tmp_path) -> None:
-    assert Beacon(tmp_path / "absent").token == ""
+    beacon = Beacon(tmp_path / "absent")
+    assert beacon.token == ""
+    assert "absent is no directory" in beacon.problem
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small directory needs root")
+def test_a_full_directory_gives_no_token_and_says_why(tmp_path) -> None:
+    """Fault: the shared directory is full. Expected: no token, the reason in words. Invariant: no file is left."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
+    try:
+        (tmp_path / "others").write_bytes(bytes(8192))
+        beacon = Beacon(tmp_path)
+        assert beacon.token == ""
+        assert beacon.problem == f"{tmp_path}: No space left on device"
+        assert [path.name for path in tmp_path.iterdir()] == ["others"]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True, timeout=30)
 
 
 DYING = """
