@@ -96,6 +96,26 @@ def test_any_thread_may_ask(acl: Any, tmp_path: Path) -> None:
         np.testing.assert_allclose(answers[seed], act_answer(act_batch(seed)), rtol=1e-5)
 
 
+def test_threads_take_turns(acl: Any, tmp_path: Path) -> None:
+    """Nothing above the session sees to it that one thread's inputs are not executed by another."""
+    session = OMRuntimeSession(load_sidecar(PolicyFolder.load(make_act(tmp_path / "policy")), "ascend_om"))
+    answers: dict[int, list[np.ndarray]] = {n: [] for n in range(3)}
+
+    def ask(n: int) -> None:
+        inputs = [np.full(spec.shape, n, spec.dtype) for spec in session.inputs]
+        answers[n].extend(session.run(inputs)[0] for _ in range(20))
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in answers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    session.close()
+    for n, chunks in answers.items():
+        assert len(chunks) == 20 and all(np.array_equal(chunk, chunks[0]) for chunk in chunks)
+        np.testing.assert_allclose(chunks[0][0, :, 0], 12 * n + np.arange(CHUNK), rtol=1e-6)
+
+
 def test_buffers_are_allocated_once(acl: Any, tmp_path: Path) -> None:
     policy = open_policy(make_act(tmp_path / "policy"))
     policy.predict_action_chunk(act_batch())

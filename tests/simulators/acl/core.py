@@ -47,8 +47,6 @@ def create_data_buffer(pointer: int, size: int) -> int:
 
 @api("destroy_data_buffer")
 def destroy_data_buffer(buffer: int) -> int:
-    known = simulator.buffers.get(buffer)
-    if known is None or not known.live:
+    if simulator.buffers.pop(buffer, None) is None:
         raise Refused(100000, "unknown data buffer", rule=17)
-    known.live = False
     return 0

@@ -286,10 +286,9 @@ def _run(model: int, inputs: int, outputs: int) -> Any:
 def _buffers(dataset: int, side: str) -> list[Any]:
     if dataset not in simulator.datasets:
         raise Refused(100000, f"the dataset of {side} was destroyed or never was", rule=11)
-    buffers = [simulator.buffers[handle] for handle in simulator.datasets[dataset]]
-    if not all(buffer.live for buffer in buffers):
+    if not all(handle in simulator.buffers for handle in simulator.datasets[dataset]):
         raise Refused(100000, f"a data buffer of {side} was destroyed", rule=17)
-    return buffers
+    return [simulator.buffers[handle] for handle in simulator.datasets[dataset]]
 
 
 def _memory(nodes: list[Any], dataset: int, side: str) -> list[tuple[Any, int]]:

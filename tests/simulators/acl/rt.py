@@ -88,6 +88,7 @@ def destroy_context(context: int) -> int:
         simulator.violation(18, f"destroy_context with {models} models and {streams} streams")
         known.released_code = 507007
     known.alive = False
+    simulator.forget_dead_contexts()
     if simulator.thread.context == context:
         simulator.thread.context, simulator.thread.device = 0, None
     return 0

@@ -18,7 +18,7 @@ from typing import Any
 POISON = 0xCD
 HANG = -1
 """In place of a code: a call that never returns."""
-_MAX_REMEMBERED_POINTERS = 256
+_MAX_REMEMBERED_POINTERS = 32
 
 
 RULES = {
@@ -107,7 +107,6 @@ class Model:
 class DataBuffer:
     pointer: int
     size: int
-    live: bool = True
 
 
 @dataclass
@@ -180,7 +179,7 @@ class Simulator:
         alive = {
             "device blocks": len(self.blocks),
             "host blocks": len(pinned),
-            "data buffers": sum(buffer.live for buffer in self.buffers.values()),
+            "data buffers": len(self.buffers),
             "datasets": len(self.datasets),
             "descriptions": len(self.descs),
             "models": len(self.models),
@@ -190,15 +189,21 @@ class Simulator:
         }
         return [f"{count} {kind}" for kind, count in alive.items() if count]
 
+    def forget_dead_contexts(self) -> None:
+        """All but the last, so that nothing grows."""
+        for handle in [handle for handle, context in self.contexts.items() if not context.alive][:-8]:
+            del self.contexts[handle]
+
     def handle(self) -> int:
         return next(self.handles)
 
     def current(self) -> int:
         """Handle of the calling thread's context."""
         if self.thread.context:
-            context = self.contexts[self.thread.context]
-            if not context.alive:
-                raise Refused(context.released_code, "the thread's context was destroyed", rule=18)
+            context = self.contexts.get(self.thread.context)
+            if context is None or not context.alive:
+                code = context.released_code if context else 107002
+                raise Refused(code, "the thread's context was destroyed", rule=18)
             return self.thread.context
         device = self.thread.device
         if device is None or not self.devices.get(device):
