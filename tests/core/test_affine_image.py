@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
+from inference_service.core import batch
 from inference_service.core.batch import AffineImage, ImageNorm
 
 MEAN = tuple(map(float, np.float32([0.485, 0.456, 0.406])))
@@ -79,3 +82,21 @@ def test_a_buffer_that_does_not_fit_is_refused(out: np.ndarray) -> None:
 def test_norm_of_another_number_of_channels_is_refused() -> None:
     with pytest.raises(ValueError, match="3 offsets and 3 scales for 1 channels"):
         AffineImage(picture(4, 4, channels=1), NORMS[1]).materialise()
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["a second thread helps", "it never gets its turn"])
+def test_a_large_picture_on_two_threads_is_the_same_bit_for_bit(busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (481, 639, 3), np.uint8)
+    image = AffineImage(pixels, ImageNorm("mean_std", (0.5, 0.25, 0.75), (0.2, 0.3, 0.4)))
+    monkeypatch.setattr(batch, "_cores", lambda: 1)
+    alone = image.materialise()
+    monkeypatch.setattr(batch, "_cores", lambda: 2)
+    go_on = threading.Event()
+    if busy:
+        batch._second_thread().submit(go_on.wait, 30.0)
+    try:
+        assert np.array_equal(image.materialise().view(np.uint32), alone.view(np.uint32))
+    finally:
+        go_on.set()
+    expected = image.norm.table(3)[pixels, np.arange(3)].transpose(2, 0, 1)[None]
+    assert np.array_equal(alone.view(np.uint32), expected.view(np.uint32))
