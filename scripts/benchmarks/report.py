@@ -52,8 +52,14 @@ def _goal_rows(goals: list[dict[str, Any]]) -> list[list[str]]:
     rows = [["goal", "measured", "wanted", ""]]
     for goal in goals:
         wanted = f"{'≥' if goal['at_least'] else '≤'} {goal['limit']:g}"
-        rows.append([goal["goal"], f"{goal['value']:.3g}", wanted, "met" if goal["met"] else "missed"])
+        rows.append([goal["goal"], f"{goal['value']:.3g}", wanted, "met" if goal["met"] else _missed_by(goal)])
     return rows
+
+
+def _missed_by(goal: dict[str, Any]) -> str:
+    value, limit = goal["value"], goal["limit"]
+    factor = limit / value if goal["at_least"] and value else value / limit
+    return f"missed by a factor of {factor:.2f}"
 
 
 def _table(rows: list[list[str]]) -> list[str]:
