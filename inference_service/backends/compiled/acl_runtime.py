@@ -79,7 +79,8 @@ class AclContext:
 
     def __init__(self, device_id: int = 0) -> None:
         self.device_id = device_id
-        self.failed = False
+        self.failure = ""
+        """What the first call that failed said; empty where none did."""
         self._handle = 0
         self._owned: list[tuple[str, Callable[[], int]]] = []
         self._closed = False
@@ -114,10 +115,11 @@ class AclContext:
         self.check(self.acl.rt.set_context(self._handle), "acl.rt.set_context")
 
     def check(self, code: int, call: str, error: type[BackendError] = InferenceFailed) -> None:
-        """Raise ``error``, and remember that this context ``failed``, when ``code`` of ``call`` is not success."""
+        """Raise ``error``, and remember it as this context's ``failure``, when ``code`` of ``call`` is not success."""
         if code != acl_codes.SUCCESS:
-            self.failed = True
-            raise error(_complaint(self.acl, call, code))
+            complaint = _complaint(self.acl, call, code)
+            self.failure = self.failure or complaint
+            raise error(complaint)
 
     def own(self, what: str, release: Callable[[], int]) -> None:
         """Call ``release`` on close; the last owned goes first."""

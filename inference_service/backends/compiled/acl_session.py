@@ -45,6 +45,7 @@ class AclSession:
         self._device_id = device_id
         self._lock = threading.Lock()
         self._closed = False
+        self._last_failure = ""
         self._budget = RestartBudget(_MAX_RESTARTS, _RESTART_WINDOW_S)
         with ExitStack() as stack:
             # Kept while no context is open, too: init after finalize is not safe on every CANN.
@@ -82,16 +83,20 @@ class AclSession:
             context = self._living_context()
             if len(inputs) != len(self.inputs):
                 raise InferenceFailed(f"{len(inputs)} inputs were given, expected {len(self.inputs)}")
-            context.bind()
-            yield
+            try:
+                context.bind()
+                yield
+            finally:
+                self._last_failure = context.failure
 
     def _living_context(self) -> AclContext:
         if self._closed:
             raise InferenceFailed("this session was closed")
-        if self._context is None or self._context.failed:
+        if self._context is None or self._context.failure:
             if not self._budget.spend():
                 raise EngineFault(
-                    f"device {self._device_id} failed and had its {self._budget}; it is tried again later"
+                    f"device {self._device_id} failed and had its {self._budget}, it is tried again later; "
+                    f"the last failure: {self._last_failure}"
                 )
             _log.warning("a call of pyACL failed before: releasing device %d and loading again", self._device_id)
             return self._reload()

@@ -61,6 +61,7 @@ class Npu:
         self._format = data_format(inputs)
         self._budget = RestartBudget(_MAX_RESTARTS, _RESTART_WINDOW_S)
         self._last: _Answer | None = None
+        self._failure = ""
         self.shapes: tuple[tuple[int, ...], ...] | None = None
         self._lite: Any | None = self._open()
         self.versions = _versions(self._lite)
@@ -94,9 +95,10 @@ class Npu:
             if rebuilt:
                 self._fresh(_noise(self._inputs))
             outputs = self._fresh(inputs)
-        except BaseException:
+        except BaseException as error:
             # Known to help where a context has begun to return NaN, and after every error of the driver.
             self.release()
+            self._failure = str(error)
             raise
         return outputs
 
@@ -108,7 +110,10 @@ class Npu:
 
     def _reopen(self) -> Any:
         if not self._budget.spend():
-            raise EngineFault(f"the NPU failed and had its {self._budget}; it is started again later")
+            raise EngineFault(
+                f"the NPU failed and had its {self._budget}, it is started again later; "
+                f"the last failure: {self._failure}"
+            )
         _log.warning("rebuilding the NPU's context on core %s", self._core)
         try:
             return self._open()

@@ -121,6 +121,7 @@ class SD3403RuntimeSession:
         self._lock = threading.Lock()
         self._closed = False
         self._last_id = 0
+        self._last_end = ""
         self._worker: Worker | None = None
         self._check_inputs()
         self._versions = {"sd3403 protocol": str(VERSION), "worker": f"{worker.name} sha256:{digest(worker)[:12]}"}
@@ -197,9 +198,9 @@ class SD3403RuntimeSession:
             raise
         except WorkerBroken as error:
             _log.error("worker %d is broken and will be replaced", worker.pid)
-            description = worker.describe()
+            self._last_end = f"{error}; it {worker.describe()}"
             self._end_worker(0)
-            raise InferenceFailed(f"{error}; it {description}") from error
+            raise InferenceFailed(self._last_end) from error
         except BaseException:
             # Interrupted half-way: nobody knows what is still in the pipes.
             self._end_worker(0)
@@ -211,10 +212,14 @@ class SD3403RuntimeSession:
         if self._worker is not None and self._worker.alive:
             return self._worker
         if self._worker is not None:
-            _log.error("worker %d is gone: %s", self._worker.pid, self._worker.describe())
+            self._last_end = self._worker.describe()
+            _log.error("worker %d is gone: %s", self._worker.pid, self._last_end)
             self._end_worker(0)
         if not self._budget.spend():
-            raise EngineFault(f"the worker is gone and had its {self._budget}; it is started again later")
+            raise EngineFault(
+                f"the worker is gone and had its {self._budget}, it is started again later; "
+                f"the last one: {self._last_end}"
+            )
         return self._started()
 
     def _started(self) -> Worker:
