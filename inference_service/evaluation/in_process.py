@@ -17,6 +17,7 @@ from inference_service.backends import registry
 from inference_service.core.batch import AffineImage, Batch
 from inference_service.core.engine import PureInferenceEngine
 from inference_service.core.errors import InvalidObservation
+from inference_service.core.policy import NO_CONTEXT, InferenceContext
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.postprocessor import TensorPostprocessor
 from inference_service.core.preprocessor import TensorPreprocessor
@@ -40,7 +41,8 @@ LATE_TICKS = 40
 _NEVER_NS = 2**62
 
 Observation = dict[str, Any]
-Infer = Callable[[Observation], NDArray[np.float32]]
+Infer = Callable[[Observation, Sequence[Observation]], NDArray[np.float32]]
+"""Actions (chunk, joints) in robot units for an observation, and those of the ticks before that it looks back on."""
 
 
 class Pilot:
@@ -61,16 +63,27 @@ class Pilot:
     def backend(self) -> str:
         return self._engine.spec.backend_type
 
-    def __call__(self, observation: Observation) -> NDArray[np.float32]:
-        """Actions (chunk, joints) in robot units."""
+    @property
+    def looks_back(self) -> int:
+        """How many earlier observations the policy takes, a tick apart."""
+        return self._engine.spec.earlier_observations
+
+    def __call__(self, observation: Observation, earlier: Sequence[Observation] = ()) -> NDArray[np.float32]:
+        """Actions (chunk, joints) in robot units. ``earlier``: oldest first, where the policy looks back."""
         prepared = self._before(observation)
-        batch = prepared.batch if self._encoding is None else self._sent(prepared.batch)
-        return self._after(self._engine.infer(batch).action, prepared.context)
+        context = InferenceContext(earlier=self._inputs(earlier)) if self.looks_back else NO_CONTEXT
+        return self._after(self._engine.infer(self._sent(prepared.batch), context).action, prepared.context)
+
+    def _inputs(self, earlier: Sequence[Observation]) -> tuple[Batch, ...]:
+        batches = (self._sent(self._before(observation).batch) for observation in earlier)
+        return tuple({key: batch[key] for key in self._before.features} for batch in batches)
 
     def _sent(self, batch: Batch) -> Batch:
+        if self._encoding is None:
+            return batch
         pictures = [key for key, value in batch.items() if isinstance(value, AffineImage)]
         request = Request("evaluate:1", batch, device_id="evaluate", session="1")
-        codecs = dict.fromkeys(pictures, self._encoding or "u8")
+        codecs = dict.fromkeys(pictures, self._encoding)
         return decode_request(encode_request(request, extended=True, codecs=codecs)).batch
 
     def close(self) -> None:
@@ -113,10 +126,15 @@ class Stage:
         world, plan = self.world, ActionQueue()
         world.reset(seed)
         coming: deque[Chunk] = deque()
+        looks_back: int = getattr(infer, "looks_back", 0)
+        seen: deque[Observation] = deque(maxlen=looks_back + 1)
         distances = []
         for tick in range(round(EPISODE_S * RATE_HZ)):
-            if tick % REPLAN_TICKS == 0:
-                actions = np.asarray(infer(mistaken(self.observe(), mistake)), np.float64)
+            until_next = -tick % REPLAN_TICKS
+            if until_next <= looks_back:
+                seen.append(mistaken(self.observe(), mistake))
+            if until_next == 0:
+                actions = np.asarray(infer(seen[-1], tuple(seen)[:-1]), np.float64)
                 coming.append(_chunk(actions, tick, mistake))
             latency = LATE_TICKS if mistake == "late" else LATENCY_TICKS
             while coming and coming[0].observed_ns + latency <= tick:

@@ -5,9 +5,10 @@ One seed each; `scripts/evaluate` measures twenty.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("mujoco")
@@ -76,3 +77,28 @@ def test_the_reference_engine_comes_to_the_cube_too(folder: PolicyFolder, stage:
 @pytest.mark.parametrize("mistake", ["cameras", "bgr", "joints", "late"])
 def test_a_wrong_wiring_shows(stage: Stage, pilot: Pilot, mistake: str) -> None:
     assert not stage.play(pilot, SEED, mistake).success  # type: ignore[arg-type]
+
+
+def test_a_policy_that_looks_back_sees_the_ticks_before(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One observation a tick, none from the episode before."""
+    ticks = {"now": -1}
+    step = stage.world.step
+    monkeypatch.setattr(stage.world, "step", lambda dt: (ticks.update(now=ticks["now"] + 1), step(dt)))
+    monkeypatch.setattr(stage, "observe", lambda: {"tick": ticks["now"]})
+    asked: list[list[int]] = []
+
+    class LookingBack:
+        looks_back = 2
+
+        def __call__(self, observation: dict[str, int], earlier: Sequence[dict[str, int]]) -> np.ndarray:
+            asked.append([seen["tick"] for seen in (*earlier, observation)])
+            return np.zeros((50, 6), np.float32)
+
+    for _ in range(2):
+        ticks["now"] = -1
+        stage.play(LookingBack(), SEED)  # type: ignore[arg-type]
+    episode = asked[: len(asked) // 2]
+    assert episode == asked[len(asked) // 2 :]
+    assert len(episode[0]) == 1
+    assert all(later == list(range(later[-1] - 2, later[-1] + 1)) for later in episode[1:])
+    assert len(episode) > 3
