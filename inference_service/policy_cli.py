@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("--reference", default="torch", help="what it should compute like (default: torch)")
     parity.add_argument("--observations", type=Path, metavar="FILE.npz", help="recorded ones (default: random)")
     parity.add_argument("--count", type=_positive, default=8, help="how many observations (default: 8)")
-    parity.add_argument("--tolerance", type=float, default=TOLERANCE, help=f"largest difference ({TOLERANCE})")
+    parity.add_argument("--tolerance", type=_tolerance, default=TOLERANCE, help=f"largest difference ({TOLERANCE})")
     parity.add_argument("--seed", type=int, default=0, help="of random observations (default: 0)")
     return parser
 
@@ -92,6 +93,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("must be a number of 0 or more")
+    return value
+
+
 def _say(text: str = "") -> None:
     sys.stdout.write(f"{text}\n")
 
@@ -107,7 +115,7 @@ def _inspect(folder: PolicyFolder, arguments: argparse.Namespace) -> int:
         _say(f"  {index} {name:<32} {feature.type.value.lower():<8} {list(feature.shape)}")
     for name in ("model.safetensors", "model.onnx"):
         if (folder.path / name).is_file():
-            _say(f"{name}: {_megabytes(folder.path / name)}")
+            _say(f"{name}: {_size(folder.path / name)}")
     return _inspect_backends(folder, arguments.device)
 
 
@@ -119,7 +127,7 @@ def _inspect_backends(folder: PolicyFolder, device: str | None) -> int:
         try:
             _show_sidecar(folder, load_sidecar(folder, name))
         except InferenceServiceError as error:
-            _say(f"backend {name}: not usable\n  {error}")
+            _say(f"backend {name}: not usable\n{textwrap.indent(str(error), '  ')}")
             status = 1
     return status
 
@@ -142,8 +150,8 @@ def _show_sidecar(folder: PolicyFolder, sidecar: Sidecar) -> None:
     _say(f"  execution  {' → '.join(ROLES[sidecar.backend, sidecar.policy_type])}")
     for role, artifact in sidecar.artifacts.items():
         digest = f"sha256 {artifact.sha256[:12]}… as declared" if artifact.sha256 else "no sha256 declared"
-        _say(f"  artifact   {role}: {artifact.path} ({_megabytes(artifact.path)}, {digest})")
-    _say(f"  order      {', '.join(adapter_for(folder).order)}")
+        _say(f"  artifact   {role}: {artifact.path} ({_size(artifact.path)}, {digest})")
+    _say(f"  order      {_order(folder, sidecar)}")
     for role in sidecar.artifacts:
         _show_bindings(role, sidecar.bindings_of(role))
     if sidecar.denoising is not None:
@@ -151,6 +159,14 @@ def _show_sidecar(folder: PolicyFolder, sidecar: Sidecar) -> None:
         _say(f"  denoising  {sidecar.denoising.algorithm}, {who} integrates, {_steps(sidecar)} steps")
     for key, value in sidecar.backend_config.items():
         _say(f"  option     {key} = {value}")
+
+
+def _order(folder: PolicyFolder, sidecar: Sidecar) -> str:
+    """Of the first model's inputs, and who says so."""
+    declared = sidecar.bindings_of(next(iter(sidecar.artifacts))).inputs
+    if declared:
+        return f"{', '.join(b.name for b in sorted(declared, key=lambda b: b.index))} (by the bindings)"
+    return f"{', '.join(adapter_for(folder).order)} (by config.json; an artifact's own names come first)"
 
 
 def _steps(sidecar: Sidecar) -> str:
@@ -166,8 +182,9 @@ def _show_bindings(role: str, bindings: Bindings) -> None:
             _say(f"  binding    {role} {side} {tensor.index} {tensor.name} {' '.join(details)}".rstrip())
 
 
-def _megabytes(path: Path) -> str:
-    return f"{path.stat().st_size / 1e6:.1f} MB"
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
 @contextmanager

@@ -55,6 +55,8 @@ def _arrays(file: Path) -> Mapping[str, Any]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise InvalidObservation(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
         raise InvalidObservation(f"{file}: no .npz of plain arrays ({error}); make it with numpy.savez") from error
 

@@ -110,7 +110,7 @@ def _unknown(name: str) -> str:
     if not known:
         return f"no backends are registered, so not '{name}' either; install this package: pip install -e ."
     near = get_close_matches(name.lower(), [*known, *_DEVICE_STRINGS], n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else "."
     return f"no backend '{name}'{hint} Known: {', '.join(known)}, or a device: auto, cpu, cuda, cuda:N"
 
 

@@ -253,7 +253,8 @@ def _artifact(document: _Document, role: str, kind: Kind, file: Path) -> Artifac
     entry = document.artifacts[role]
     directory = _inside(document.artifact_dir, file, "artifact_dir")
     path = file.parent / directory / _inside(entry.path, file, f"artifacts.{role}")
-    return Artifact.check(path, kind, entry.sha256, f"{file}: key 'artifacts.{role}'")
+    where = f"{file}: key 'artifacts.{role}'" if file.exists() else f"{file.parent}, without {file.name}"
+    return Artifact.check(path, kind, entry.sha256, where)
 
 
 def _inside(text: str, file: Path, key: str) -> PurePosixPath:

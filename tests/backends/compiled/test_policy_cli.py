@@ -61,12 +61,32 @@ def test_inspect_shows_what_was_understood(directory: Path, capsys: pytest.Captu
         "model.onnx: ",
         "backend ascend_om: config.om.json",
         f"artifact   policy: {directory / 'om' / 'act.om'}",
-        f"order      {STATE}, {TOP}, {WRIST}",
+        f"order      {STATE}, {TOP}, {WRIST} (by the bindings)",
         "binding    policy input 0 observation.state float32 [1, 6]",
         "binding    policy input 1 observation.images.top NCHW",
         "option     device_id = 1",
     ):
         assert part in shown, part
+
+
+def test_inspect_shows_the_order_that_counts(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", directory) == 0
+    assert f"order      {STATE}, {TOP}, {WRIST} (by config.json" in capsys.readouterr().out
+    turned = [{"name": name, "index": index} for index, name in enumerate((WRIST, STATE, TOP))]
+    make_act(directory, bindings={"policy": {"inputs": turned[::-1]}})
+    assert run("inspect", directory) == 0
+    assert f"order      {WRIST}, {STATE}, {TOP} (by the bindings)" in capsys.readouterr().out
+
+
+def test_inspect_looks_for_the_usual_artifact_where_there_is_no_sidecar(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("inspect", directory, "--device", "rknn") == 1
+    said = capsys.readouterr().out
+    assert f"{directory}, without config.rknn.json: {directory / 'model.rknn'} is missing" in said
+    (directory / "model.rknn").write_bytes(b"0" * 1500)
+    assert run("inspect", directory, "--device", "rknn") == 0
+    assert f"policy: {directory / 'model.rknn'} (1.5 kB, no sha256 declared)" in capsys.readouterr().out
 
 
 def test_inspect_shows_who_integrates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +133,7 @@ def test_parity_sees_swapped_cameras(acl: Any, directory: Path, capsys: pytest.C
 def test_parity_refuses_what_is_no_recording(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     junk = directory / "recorded.npz"
     words = ("parity", directory, "--device", "onnx", "--reference", "onnx", "--observations", junk)
+    assert run(*words) == 1 and f"{junk} cannot be read: No such file" in capsys.readouterr().err
     junk.write_bytes(b"PK\x03\x04 junk")
     assert run(*words) == 1 and "no .npz of plain arrays" in capsys.readouterr().err
     np.savez(junk, a=np.zeros(2), b=np.zeros(3))
@@ -121,6 +142,8 @@ def test_parity_refuses_what_is_no_recording(directory: Path, capsys: pytest.Cap
 
 def test_wrong_usage_is_status_2(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("parity", directory) == 2
+    for tolerance in ("nan", "inf", "-1", "small"):
+        assert run("parity", directory, "--device", "onnx", "--tolerance", tolerance) == 2
     assert run() == 2
     assert run("inspect", "--help") == 0
     assert run("inspect", directory / "nowhere") == 1
