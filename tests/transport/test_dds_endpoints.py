@@ -23,7 +23,7 @@ from inference_service.transport.dds.discovery import take_discovered
 from inference_service.transport.dds.endpoints import Participant, RawWriter
 from inference_service.transport.dds.node import DdsNode
 from inference_service.transport.protocol import QoS
-from inference_service.wire.interfaces import new_message, type_hash
+from inference_service.wire.interfaces import PARTICIPANT_INFO, new_message, type_hash
 
 STRING = "std_msgs/msg/String"
 INFER = "ibrobot_msgs/action/DispatchInfer"
@@ -67,6 +67,17 @@ def test_a_latched_best_effort_subscription_says_so(node: DdsNode) -> None:
     assert qos[Policy.Reliability] is Policy.Reliability.BestEffort
     assert qos[Policy.Durability] is Policy.Durability.TransientLocal
     assert qos[Policy.DataRepresentation] == Policy.DataRepresentation(use_cdrv0_representation=True)
+
+
+@pytest.mark.parametrize("gid_size", [16, 24])
+def test_the_endpoints_of_the_graph_tell_the_hash_that_ros_warns_without(domain_id: int, gid_size: Any) -> None:
+    """A process of iron and later prints a warning for each endpoint without one; humble's have none."""
+    node = DdsNode("node", gid_size=gid_size)
+    hashed = f"typehash={type_hash(PARTICIPANT_INFO)};".encode() if gid_size == 16 else b""
+    for topic in (BuiltinTopicDcpsPublication, BuiltinTopicDcpsSubscription):
+        told = _endpoints(topic, {"ros_discovery_info"})["ros_discovery_info"].qos[Policy.Userdata]
+        assert (told.data if told else b"") == hashed
+    node.close()
 
 
 def test_a_participant_names_its_enclave(node: DdsNode) -> None:

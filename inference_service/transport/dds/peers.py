@@ -23,7 +23,7 @@ from cyclonedds.core import DDSException, Policy, Qos
 
 from inference_service.core.errors import MalformedMessage
 from inference_service.transport.dds.discovery import take_discovered
-from inference_service.transport.dds.endpoints import LocalEndpoint, Participant, RawReader
+from inference_service.transport.dds.endpoints import LocalEndpoint, Participant, RawReader, user_data
 from inference_service.transport.dds.executor import Group
 from inference_service.transport.dds.idl import message_layout
 from inference_service.transport.dds.native import NativeError
@@ -174,7 +174,9 @@ class _GraphNames:
     def __init__(self, participant: Participant, gid_size: int, found: Callable[[bytes, str], None]) -> None:
         self._type = PARTICIPANT_INFO if gid_size == 16 else PARTICIPANT_INFO_HUMBLE
         qos = QoS(depth=100, durability="transient_local")
-        self.reader = RawReader(participant, _TOPIC, message_layout(self._type), qos, b"")
+        # Without its hash every process of iron and later prints a warning.
+        data = user_data(self._type) if gid_size == 16 else b""
+        self.reader = RawReader(participant, _TOPIC, message_layout(self._type), qos, data)
         self._found = found
 
     def handle_one(self) -> bool:
