@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from inference_service.core.batch import AffineImage, Batch, Feature, FeatureType, Float32, Value
+from inference_service.core.batch import AffineImage, Batch, Feature, FeatureType, Float32, ImageNorm, Value
 from inference_service.core.errors import (
     EngineFault,
     InferenceFailed,
@@ -269,7 +270,8 @@ def _check_value(name: str, feature: Feature, value: Value, image_size: tuple[in
             f"'{name}': expected shape {(1, *feature.shape)}, got {shape} ({type(value).__name__})"
         )
     if isinstance(value, AffineImage):
-        _check_finite(name, value.norm.table(feature.shape[0]))
+        if not _is_finite(value.norm, feature.shape[0]):
+            raise InvalidObservation(f"'{name}': holds NaN or infinity")
     elif isinstance(value, np.ndarray):
         if value.dtype.kind != "f" and feature.type is not FeatureType.LANGUAGE:
             raise InvalidObservation(f"'{name}': expected floats, got {value.dtype}")
@@ -283,6 +285,12 @@ def _is_shorter_prompt(feature: Feature, shape: tuple[int, ...]) -> bool:
     if feature.type is not FeatureType.LANGUAGE or len(shape) != 2 or len(feature.shape) != 1:
         return False
     return shape[0] == 1 and 1 <= shape[1] <= feature.shape[0]
+
+
+@lru_cache(maxsize=64)
+def _is_finite(norm: ImageNorm, channels: int) -> bool:
+    """Whether every pixel value becomes a finite one: the same from one picture of a camera to the next."""
+    return bool(np.isfinite(norm.table(channels)).all())
 
 
 def _check_finite(name: str, value: Any) -> None:

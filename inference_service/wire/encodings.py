@@ -57,6 +57,7 @@ class Codec:
     quality: int = 90
 
     @classmethod
+    @lru_cache(maxsize=64)
     def parse(cls, text: str) -> Codec:
         """From ``f32``, ``f16``, ``u8``, ``jpeg`` or ``jpeg:85``. Raises ValueError naming the known ones."""
         match = re.fullmatch(r"(f32|f16|u8|jpeg)(?::(\d+))?", text)
