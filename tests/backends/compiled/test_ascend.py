@@ -116,6 +116,15 @@ def test_threads_take_turns(acl: Any, tmp_path: Path) -> None:
         np.testing.assert_allclose(chunks[0][0, :, 0], 12 * n + np.arange(CHUNK), rtol=1e-6)
 
 
+def test_a_pyacl_without_addresses_of_arrays_will_do(acl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its vendor calls numpy_to_ptr deprecated."""
+    monkeypatch.delattr(acl.util, "numpy_to_ptr")
+    acl.simulator.trusts_addresses = True
+    policy = open_policy(make_act(tmp_path / "policy"))
+    np.testing.assert_allclose(policy.predict_action_chunk(act_batch()), act_answer(act_batch()), rtol=1e-5)
+    policy.close()
+
+
 def test_buffers_are_allocated_once(acl: Any, tmp_path: Path) -> None:
     policy = open_policy(make_act(tmp_path / "policy"))
     policy.predict_action_chunk(act_batch())
