@@ -68,13 +68,15 @@ explain_no_python() {
 run_step() {
   local label=$1 log=$2 pid status=0 started=$SECONDS
   shift 2
+  set -m # a process group of its own: what it starts in turn is stopped with it
   "$@" >>"$log" 2>&1 </dev/null &
   pid=$!
+  set +m
   # shellcheck disable=SC2064
-  trap "kill $pid 2>/dev/null; exit 130" INT TERM
+  trap "kill -- -$pid 2>/dev/null; exit 130" INT TERM
   show_progress "$label" "$log" "$pid" "$started"
   wait "$pid" || status=$?
-  trap - INT TERM
+  trap 'exit 130' INT TERM
   if [ "$status" -eq 0 ]; then
     say "✓ $label ($((SECONDS - started)) s)"
   else
@@ -140,12 +142,15 @@ env_stamp() {
 ensure_env() {
   local dir=$1 extras=$2 log="$1/install.log" stamp
   shift 2
+  # Without it Bash goes on where the interrupted command ends in another way than by the signal.
+  trap 'exit 130' INT TERM
   find_python "$@" || { explain_no_python "$@"; exit 1; }
   mkdir -p "$dir" || die "cannot create $dir; set INFERENCE_SERVICE_HOME to a writable place"
   lock_env "$dir"
   stamp=$(env_stamp "$FOUND_PYTHON" "$FOUND_VERSION" "$extras")
   ENV_PYTHON=$dir/bin/python
   if [ "$(cat "$dir/.stamp" 2>/dev/null)" = "$stamp" ] && "$ENV_PYTHON" -I -c '' 2>/dev/null; then
+    trap - INT TERM
     return 0
   fi
   : >"$log"
@@ -153,6 +158,8 @@ ensure_env() {
   rebuild_env "$dir" "$log"
   run_step "Installing what this run needs" "$log" install_package "$extras" || explain_install_failure "$log"
   printf '%s\n' "$stamp" >"$dir/.stamp"
+  rm -f "$dir/.unfinished"
+  trap - INT TERM
 }
 
 # An old pip may search for hours where a newer one sees at once which versions go together.
@@ -196,10 +203,14 @@ rebuild_env() {
     if [ "$(python_identity "$dir/bin/python")" = "${FOUND_VERSION/./ } $FOUND_PYTHON" ]; then
       "$dir/bin/python" -m pip --version >/dev/null 2>&1 && { rm -f "$dir/.stamp"; return 0; }
     fi
+    touch "$dir/.unfinished"
+    empty_env "$dir"
+  elif [ -e "$dir/.unfinished" ]; then # a start that was stopped in the middle left it so
     empty_env "$dir"
   elif [ -n "$(ls -A "$dir" | grep -vxE '\.lock|install\.log')" ]; then
     die "$dir exists and is not a virtual environment; move it away"
   fi
+  touch "$dir/.unfinished"
   run_step "Making a virtual environment" "$log" make_venv "$FOUND_PYTHON" "$dir" && return 0
   empty_env "$dir"
   say "$PROGRAM: $FOUND_PYTHON cannot make virtual environments (no ensurepip), and there is no virtualenv, uv or pip."
@@ -208,7 +219,7 @@ rebuild_env() {
   exit 1
 }
 
-empty_env() { find "$1" -mindepth 1 -maxdepth 1 ! -name .lock ! -name install.log -exec rm -rf {} +; }
+empty_env() { find "$1" -mindepth 1 -maxdepth 1 ! -name .lock ! -name install.log ! -name .unfinished -exec rm -rf {} +; }
 
 explain_install_failure() {
   local log=$1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,10 @@ case "$*" in
   "-m virtualenv"*) exit 1 ;;
   "-m pip"*"--version") [ -z "$NO_PIP" ] && echo "pip ${{PIP_VERSION:-26.3}} from /x" ;;
   "-m pip"*"--upgrade pip"*) echo "upgrade" >> "$CALLS" ;;
-  "-m pip"*" install"*) echo "pip $*" >> "$CALLS"; echo "$PIP_SAYS"; exit ${{PIP_STATUS:-0}} ;;
-  "-I -c ") exit 0 ;;
+  "-m pip"*" install"*) echo "pip $*" >> "$CALLS"; echo "$PIP_SAYS"
+    [ -z "$PIP_SLEEPS" ] || {{ sleep "$PIP_SLEEPS" & echo $! > "$CALLS.pid"; wait; }}
+    exit ${{PIP_STATUS:-0}} ;;
+  "-I -c ") [ -z "$INTERRUPTED" ] || {{ kill -INT $PPID; exit 1; }} ;;
   *) exit 9 ;;
 esac
 """
@@ -177,6 +181,43 @@ def test_a_folder_that_is_no_environment_is_left_alone(machine: Machine) -> None
     assert done.returncode == 1
     assert "not a virtual environment" in done.stderr
     assert precious.read_text() == "years of work"
+
+
+def test_an_interrupted_check_leaves_the_environment_as_it_is(machine: Machine) -> None:
+    machine.python("python3.12", "3 12")
+    assert machine.ensure().returncode == 0
+    done = machine.ensure(INTERRUPTED="1")
+    assert (done.returncode, done.stderr) == (130, "")
+    assert machine.ensure().stderr == ""
+
+
+def test_an_environment_that_was_being_taken_apart_is_made_anew(machine: Machine) -> None:
+    machine.python("python3.12", "3 12")
+    assert machine.ensure().returncode == 0
+    (machine.root / "env/pyvenv.cfg").unlink()
+    (machine.root / "env/.unfinished").touch()
+    done = machine.ensure(extras="onnx,sim")
+    assert done.returncode == 0, done.stderr
+    assert not (machine.root / "env/.unfinished").exists()
+
+
+def test_ctrl_c_during_the_installation_stops_it_and_the_next_start_goes_on(machine: Machine) -> None:
+    machine.python("python3.12", "3 12")
+    program = f'set -eu\nPROGRAM=test\nREPO="{machine.repo}"\n. "{LIBRARY}"\nensure_env "{machine.root}/env" onnx 12\n'
+    started = subprocess.Popen(
+        ["bash", "-c", program], env={**machine.env, "PIP_SLEEPS": "300"}, start_new_session=True
+    )
+    noted = machine.calls.with_suffix(".pid")
+    deadline = time.monotonic() + 30
+    while not (noted.exists() and noted.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(started.pid, signal.SIGINT)
+    assert started.wait(20) == 130
+    installing = Path(f"/proc/{noted.read_text().strip()}/stat")
+    while installing.exists() and installing.read_text().split()[2] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not installing.exists() or installing.read_text().split()[2] == "Z"
+    assert machine.ensure().returncode == 0
 
 
 def test_torch_is_announced_with_its_size(machine: Machine) -> None:
