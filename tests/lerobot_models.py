@@ -107,7 +107,7 @@ def make_model_folder(path: Path, family: str, *, seed: int = 0, **options: Any)
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class
 
-    make_family_folder(path, family, image=IMAGE, cameras=cameras_of(family), **(SMALL[family] | options))
+    make_family_folder(path, family, image=IMAGE, cameras=cameras_of(family), **(SMALL.get(family, {}) | options))
     config = PreTrainedConfig.from_pretrained(path)
     config.device = "cpu"
     with torch.random.fork_rng(devices=[]):
@@ -126,11 +126,12 @@ def small_models() -> Iterator[None]:
     """The backbones that LeRobot builds or asks a hub for are small ones, without weights."""
     from lerobot.policies.multi_task_dit import modeling_multi_task_dit
     from lerobot.policies.pi0 import modeling_pi0
+    from lerobot.policies.pi0_fast import modeling_pi0_fast
     from lerobot.policies.pi05 import modeling_pi05
     from lerobot.policies.smolvla import smolvlm_with_expert
 
     with ExitStack() as stack:
-        for module in (modeling_pi0, modeling_pi05):
+        for module in (modeling_pi0, modeling_pi05, modeling_pi0_fast):
             stack.enter_context(mock.patch.object(module, "get_gemma_config", _gemma))
             sizes = {"paligemma": _paligemma, "gemma": _expert}
             stack.enter_context(mock.patch.object(module, "CONFIG_MAPPING", sizes))
@@ -158,6 +159,7 @@ def _paligemma() -> Any:
             "hidden_size": 16,
             "num_hidden_layers": 1,
             "num_attention_heads": 2,
+            "image_size": 28,
             "patch_size": 14,
             "vision_use_head": False,
         },

@@ -26,12 +26,17 @@ class Noise(Enum):
 @dataclass(frozen=True)
 class Family:
     """``remembers``: its queues of observations, filled by ``select_action`` alone, or what it planned last.
-    ``guided``: it takes the left-over chunk of real-time chunking. ``precision``: its configuration has ``dtype``."""
+    ``guided``: it takes the left-over chunk of real-time chunking. ``precision``: its configuration has ``dtype``.
+    ``cut``: its chunks are as wide as the model, zeros beyond the robot's own. ``seed_in_batch``: it draws from a
+    generator of its own. ``extra``: of this package, what it needs."""
 
     noise: Noise = Noise.DRAWN
     remembers: bool = False
     guided: bool = False
     precision: bool = False
+    cut: bool = False
+    seed_in_batch: bool = False
+    extra: str = "lerobot"
 
     @property
     def batches(self) -> bool:
@@ -40,23 +45,24 @@ class Family:
 
 FAMILIES: Mapping[str, Family] = {
     "act": Family(Noise.NONE),
-    "diffusion": Family(Noise.GIVEN, remembers=True),
-    "eo1": Family(),
-    "evo1": Family(),
-    "fastwam": Family(),
-    "groot": Family(),
-    "multi_task_dit": Family(remembers=True),
-    "pi0": Family(Noise.GIVEN, guided=True, precision=True),
-    "pi05": Family(Noise.GIVEN, guided=True, precision=True),
-    "pi0_fast": Family(),
-    "smolvla": Family(Noise.GIVEN, guided=True),
+    "diffusion": Family(Noise.GIVEN, remembers=True, extra="diffusion"),
+    "eo1": Family(precision=True, extra="eo1"),
+    "evo1": Family(guided=True, cut=True, extra="evo1"),
+    "fastwam": Family(seed_in_batch=True, extra="fastwam"),
+    "multi_task_dit": Family(remembers=True, extra="multi-task-dit"),
+    "pi0": Family(Noise.GIVEN, guided=True, precision=True, extra="pi"),
+    "pi05": Family(Noise.GIVEN, guided=True, precision=True, extra="pi"),
+    "pi0_fast": Family(precision=True, extra="pi"),
+    "smolvla": Family(Noise.GIVEN, guided=True, extra="smolvla"),
     "tdmpc": Family(remembers=True),
-    "vla_jepa": Family(),
+    "vla_jepa": Family(extra="vla-jepa"),
     "vqbet": Family(remembers=True),
-    "wall_x": Family(),
-    "xvla": Family(),
+    "wall_x": Family(extra="wallx"),
+    "xvla": Family(precision=True, extra="xvla"),
 }
 REFUSED = {
+    "groot": "it is given no images but what a Qwen3-VL processor on the device made of them, and its "
+    "postprocessor asks the same object for the state",
     "lingbot_va": "it keeps a cache of keys, values and executed actions between calls",
     "molmoact2": "it keeps a generator between calls",
     "gaussian_actor": "it has no predict_action_chunk",
@@ -78,4 +84,13 @@ def family_of(folder: PolicyFolder) -> Family:
         raise ModelLoadFailed(f"{where}: '{name}' with memory keeps past observations between calls")
     if folder.config.raw.get("use_peft"):
         raise ModelLoadFailed(f"{where}: use_peft needs its base model from elsewhere; merge the adapter first")
+    if name == "xvla":
+        _require_whole_padding(folder)
     return FAMILIES[name]
+
+
+def _require_whole_padding(folder: PolicyFolder) -> None:
+    """X-VLA looks at the padding of its prompts too, so its length is no choice of ours."""
+    for entry in folder.preprocessor.steps:
+        if entry.name == "tokenizer_processor" and entry.config.get("padding", "max_length") != "max_length":
+            raise ModelLoadFailed(f"{entry.where}.padding: 'xvla' reads the padding too; only 'max_length' is served")

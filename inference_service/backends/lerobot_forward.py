@@ -49,6 +49,13 @@ class Forward:
         }
 
 
+class SeedInBatchForward(Forward):
+    """FastWAM: a generator of its own, seeded by the batch, else always by the same number of its configuration."""
+
+    def __call__(self, rows: Sequence[Row], contexts: Sequence[InferenceContext]) -> Any:
+        return self._policy.predict_action_chunk(self._joined(rows) | {"seed": self._seeds(contexts)[0]})
+
+
 class DeterministicForward(Forward):
     """ACT: the chunk follows from the observation alone."""
 
@@ -68,6 +75,22 @@ class FlowForward(Forward):
         noise = flow_noise(self._torch, self._device, (config.chunk_size, config.max_action_dim), self._seeds(contexts))
         self._guided.aim([context.left_over for context in contexts])
         return self._policy.predict_action_chunk(self._joined(rows), noise=noise)
+
+
+class GuidedForward(Forward):
+    """Evo-1: draws its noise inside, one robot per pass, and denoises under the guidance of what is left over."""
+
+    def __init__(self, torch: Any, policy: Any, device: Any, seed: int, guided: GuidedDenoising) -> None:
+        super().__init__(torch, policy, device, seed)
+        self._guided = guided
+
+    def __call__(self, rows: Sequence[Row], contexts: Sequence[InferenceContext]) -> Any:
+        left_over = [context.left_over for context in contexts]
+        self._guided.aim(left_over)
+        # It asks its hook only where it is told of a delay; the hook knows its own.
+        told = {"inference_delay": 0} if any(left_over) else {}
+        with seeded(self._torch, self._device, self._seeds(contexts)[0]):
+            return self._policy.predict_action_chunk(self._joined(rows), **told)
 
 
 class RememberingForward(Forward):
@@ -191,8 +214,11 @@ def forward_of(
 ) -> Forward:
     """The forward pass of the family ``name``."""
     if guided is not None:
-        return FlowForward(torch, policy, device, seed, guided)
+        kind_of_flow = FlowForward if family.noise is Noise.GIVEN else GuidedForward
+        return kind_of_flow(torch, policy, device, seed, guided)
     if family.remembers:
         return _REMEMBERING.get(name, RememberingForward)(torch, policy, device, seed, histories)
+    if family.seed_in_batch:
+        return SeedInBatchForward(torch, policy, device, seed)
     kind = DeterministicForward if family.noise is Noise.NONE else Forward
     return kind(torch, policy, device, seed)

@@ -6,12 +6,15 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference_service.core.errors import InferenceServiceError, ModelLoadFailed
+from inference_service.backends.lerobot_bases import local_bases, missing_bases
+from inference_service.backends.lerobot_fast import without_foreign_code
+from inference_service.backends.replaced import replaced
+from inference_service.core.errors import BackendUnavailable, InferenceServiceError, ModelLoadFailed
 
 if TYPE_CHECKING:
     from inference_service.core.policy_folder import PolicyFolder
@@ -23,41 +26,68 @@ OUT_OF_MEMORY = (
 
 
 def load_lerobot_policy(
-    folder: PolicyFolder, device: str, strict: bool = True, override: Mapping[str, Any] | None = None
+    folder: PolicyFolder,
+    device: str,
+    strict: bool = True,
+    override: Mapping[str, Any] | None = None,
+    extra: str = "lerobot",
 ) -> Any:
     """LeRobot's policy object of ``folder`` on ``device``, in evaluation mode.
 
     Weights stored in half precision are widened as they are read, unless the family's configuration says otherwise.
-    ``override``: fields of config.json that shall be different. The folder is not modified.
+    ``override``: fields of config.json that shall be different. ``extra``: of this package, what the family needs.
+    The folder is not modified.
 
     Raises:
-        ModelLoadFailed: weights missing, corrupt or foreign, or a checkpoint of another version of LeRobot.
+        ModelLoadFailed: weights missing, corrupt or foreign, a checkpoint of another version of LeRobot, or a base
+            model that is not here.
+        BackendUnavailable: what the family needs is not installed.
     """
     weights = folder.path / "model.safetensors"
     if not weights.is_file():
         raise ModelLoadFailed(f"{weights} is missing; a LeRobot policy directory has it beside config.json")
-    # Belt and braces for families that would ask the hub for a backbone: local files only, unless told otherwise.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    stay_offline()
     import torch
     from lerobot.policies.factory import get_policy_class
 
     try:
         with folder.runtime_config_copy(device) as copy:
-            config = _config(copy, folder, override or {})
+            config = _config(copy, folder, _local(folder) | dict(override or {}))
             backbone_in_half = _without_backbone_download(config)
             kind = get_policy_class(config.type)
             policy = _load(torch, lambda: kind.from_pretrained(copy, config=config, strict=strict), config.type)
-    except (ImportError, InferenceServiceError):
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"policy type '{folder.config.type}' needs more than LeRobot itself ({error}); "
+            f"install it with: pip install 'inference-service[{extra}]'"
+        ) from error
+    except InferenceServiceError:
         raise
     except torch.cuda.OutOfMemoryError as error:
         raise ModelLoadFailed(f"{weights}: {OUT_OF_MEMORY}. {error}") from error
     except Exception as error:
+        reasons = ". ".join(filter(None, (str(error), missing_bases(folder))))
         raise ModelLoadFailed(
-            f"{folder.path} does not load as '{folder.config.type}' with lerobot {_version()}: {error}"
+            f"{folder.path} does not load as '{folder.config.type}' with lerobot {_version()}: {reasons}"
         ) from error
     if backbone_in_half:
         policy.model.vlm_with_expert.vlm.to(torch.bfloat16)
     return policy.eval()
+
+
+def stay_offline() -> None:
+    """Belt and braces for families that would ask the hub for a backbone: local files only, unless told otherwise. Read
+    when ``huggingface_hub`` is imported."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _local(folder: PolicyFolder) -> dict[str, Any]:
+    """What of config.json is here and not on a hub."""
+    bases: dict[str, Any] = dict(local_bases(folder))
+    if folder.config.type == "eo1":
+        # Else it fetches its language model first, to replace each of its weights by the policy's own.
+        bases["pretrained_path"] = str(folder.path)
+    return bases
 
 
 def _config(directory: Path, folder: PolicyFolder, override: Mapping[str, Any]) -> Any:
@@ -119,20 +149,10 @@ def _load(torch: Any, load: Callable[[], Any], name: str) -> Any:
         return result
 
     said = io.StringIO()
-    with _replaced(torch.nn.Module, "load_state_dict", watched), contextlib.redirect_stdout(said):
+    own_tokenizers = without_foreign_code() if name == "pi0_fast" else contextlib.nullcontext()
+    with replaced(torch.nn.Module, "load_state_dict", watched), contextlib.redirect_stdout(said), own_tokenizers:
         policy = load()
     failed = next((error for error in outcomes if error is not None), None)
     if failed is not None or (name in _SILENT and not outcomes):
         raise ModelLoadFailed(f"the weights were not taken over: {failed or said.getvalue()}") from failed
     return policy
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """``owner.name`` is ``value`` inside."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)

@@ -24,7 +24,7 @@ class LeRobotOptions:
     ``max_batch``               robots in one pass; 1 switches batching off
     ``autocast``                ``bfloat16`` or ``float16``: torch's mixed precision, on CPU or CUDA, whatever
                                 ``use_amp`` in config.json says; ``float32``: none
-    ``dtype``                   ``float32`` or ``bfloat16``, for families whose configuration has it (pi0, pi05):
+    ``dtype``                   ``float32`` or ``bfloat16``, for families whose configuration has it (pi0, xvla):
                                 the precision of the weights instead of the one in config.json
     ``compile``                 a mode of ``torch.compile``; the first passes take minutes
     ``sessions``                histories that are kept at once, for families that look back

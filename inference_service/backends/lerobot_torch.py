@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inference_service.backends.lerobot_encode import Encoder, encoder_of
 from inference_service.backends.lerobot_families import FAMILIES, Family, family_of
 from inference_service.backends.lerobot_forward import Row, forward_of
 from inference_service.backends.lerobot_history import Histories
-from inference_service.backends.lerobot_load import OUT_OF_MEMORY, load_lerobot_policy
+from inference_service.backends.lerobot_load import OUT_OF_MEMORY, load_lerobot_policy, stay_offline
 from inference_service.backends.lerobot_options import LeRobotOptions, parse_options
 from inference_service.backends.lerobot_rtc import GuidedDenoising, install
 from inference_service.backends.options import available_cpus
@@ -46,6 +47,7 @@ class LeRobotPolicy:
         spec: PolicySpec,
         options: LeRobotOptions | None = None,
         guided: GuidedDenoising | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         import torch
 
@@ -54,7 +56,10 @@ class LeRobotPolicy:
         self._policy: Any | None = policy
         self._spec = spec
         self._autocast = options.autocast
+        self._encode = encoder or Encoder([])
         self._device = torch.device(spec.device)
+        family = FAMILIES.get(spec.policy_type, Family())
+        self._width = spec.action_dim if family.cut else None
         self._tables: dict[Any, Any] = {}
         self._histories = Histories(spec.n_obs_steps, options.sessions, options.history_gap_s)
         self._forward = forward_of(
@@ -63,7 +68,7 @@ class LeRobotPolicy:
             self._device,
             options.seed,
             name=spec.policy_type,
-            family=FAMILIES.get(spec.policy_type, Family()),
+            family=family,
             histories=self._histories,
             guided=guided,
         )
@@ -82,7 +87,7 @@ class LeRobotPolicy:
             with self._torch.inference_mode(), self._mixed_precision():
                 rows = [self._row(batch) for batch, _ in requests]
                 actions = self._forward(rows, [self._on_device(context) for _, context in requests])
-                chunks: Float32 = actions.float().cpu().numpy()
+                chunks: Float32 = actions[..., : self._width].float().cpu().numpy()
         except self._torch.cuda.OutOfMemoryError as error:
             self._torch.cuda.empty_cache()
             raise InferenceFailed(f"{OUT_OF_MEMORY}. {error}") from error
@@ -123,7 +128,7 @@ class LeRobotPolicy:
         if ATTENTION_MASK in row:
             # IB-Robot's plain form has no array of bool with two axes: it comes as integers.
             row[ATTENTION_MASK] = row[ATTENTION_MASK].bool()
-        return row
+        return self._encode(row)
 
     def _on_device(self, context: InferenceContext) -> InferenceContext:
         if context.earlier is None:
@@ -178,12 +183,13 @@ def load(folder: PolicyFolder, options: BackendOptions) -> LeRobotPolicy:
     chosen = parse_options(options.extra)
     # libgomp spins at its barriers, which starves a control tick on the same cores; read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    stay_offline()
     import lerobot
     import torch
 
     device = _device(torch, options.device)
     _set_threads(torch, options.threads)
-    policy = load_lerobot_policy(folder, device, chosen.strict, _override(folder, family, chosen))
+    policy = load_lerobot_policy(folder, device, chosen.strict, _override(folder, family, chosen), family.extra)
     if chosen.compile:
         _compile(torch, policy, chosen.compile)
     spec = PolicySpec(
@@ -199,7 +205,8 @@ def load(folder: PolicyFolder, options: BackendOptions) -> LeRobotPolicy:
         supports_rtc=family.guided,
         max_batch=chosen.max_batch if family.batches else 1,
     )
-    return LeRobotPolicy(policy, spec, chosen, _guided(torch, policy, chosen) if family.guided else None)
+    guided = _guided(torch, policy, chosen) if family.guided else None
+    return LeRobotPolicy(policy, spec, chosen, guided, encoder_of(folder))
 
 
 def language_features(folder: PolicyFolder) -> dict[str, Feature]:

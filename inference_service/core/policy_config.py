@@ -35,6 +35,10 @@ class NormMode(str, Enum):
     QUANTILE10 = "QUANTILE10"
 
 
+# What names the length of a chunk, where it is another key than in most families.
+_CHUNK = {"fastwam": ("action_horizon",), "pi0_fast": ("n_action_steps", "chunk_size")}
+
+
 @dataclass(frozen=True)
 class ModelResize:
     """What a model does to its images first: fit them into (height, width), their proportions kept. The rest is black:
@@ -166,7 +170,7 @@ def _chunk_size(raw: Mapping[str, Any], where: str) -> int:
     if raw.get("type") == "tdmpc":
         steps = _count(raw, "n_action_steps", where, default=1)
         return max(steps, _count(raw, "n_action_repeats", where, default=1))
-    for key in ("chunk_size", "n_action_steps", "action_chunk_size"):
+    for key in _CHUNK.get(str(raw.get("type")), ("chunk_size", "n_action_steps", "action_chunk_size")):
         if raw.get(key) is not None:
             return _count(raw, key, where, default=0)
     raise PolicyFolderError(f"{where}: neither 'chunk_size' nor 'n_action_steps'; only chunked policies are served")

@@ -199,6 +199,14 @@ def _check_spread(entry: StepEntry, feature: Feature, mode: NormMode, spread: Fl
         )
 
 
+def _without_padding(entry: StepEntry, feature: Feature, value: Float32) -> Float32:
+    """Evo-1 declares its state and action as wide as its model, and pads their statistics; ours are the robot's."""
+    declared = (entry.config.get("features") or {}).get(feature.name, {}).get("shape")
+    if value.ndim == 1 and len(feature.shape) == 1 and feature.shape[0] < value.size and declared == [value.size]:
+        return value[: feature.shape[0]]
+    return value
+
+
 def _statistic(entry: StepEntry, feature: Feature, mode: NormMode, name: str) -> Float32:
     """One statistic as float32 in the feature's shape; images (C, 1, 1)."""
     key = f"{feature.name}.{name}"
@@ -209,6 +217,7 @@ def _statistic(entry: StepEntry, feature: Feature, mode: NormMode, name: str) ->
         )
     shape = (feature.shape[0], 1, 1) if feature.type is FeatureType.VISUAL else feature.shape
     value = np.asarray(entry.state[key], np.float32)
+    value = _without_padding(entry, feature, value)
     if value.size != math.prod(shape):
         raise PolicyFolderError(
             f"{entry.state_source}: '{key}' has shape {list(value.shape)}, expected {list(shape)}; "
