@@ -85,6 +85,13 @@ def test_serialisation_wants_bytes_and_the_class(ros: Ros) -> None:
         deserialize_message(memoryview(cdr), ros.String)
 
 
+def test_text_that_is_no_utf_8_is_read_all_the_same(ros: Ros) -> None:
+    from rclpy.serialization import deserialize_message
+
+    text = deserialize_message(b"\0\1\0\0\5\0\0\0a\xff\xfe\xfd\0", ros.String).data
+    assert (text[0], len(text)) == ("a", 4)
+
+
 def test_a_raw_subscription_gets_bytes_and_only_while_the_executor_spins(ros: Ros) -> None:
     raw, typed = [], []
     ros.node.create_subscription(ros.String, "/text", raw.append, 10, raw=True)

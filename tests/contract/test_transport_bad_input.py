@@ -160,13 +160,17 @@ def test_a_cancel_for_an_unknown_goal(ours: Node, peers: Nodes, served: list[Any
     _counted(ours, peers, "peer_conflicts", "1")
 
 
-def test_a_request_that_does_not_decode(ours: Node, peers: Nodes, served: list[Any]) -> None:
+def test_a_request_with_text_that_does_not_decode(ours: Node, peers: Nodes, served: list[Any]) -> None:
     client = peers("wrong").create_client("/infer/_action/send_goal", f"{INFER}_SendGoal")
     wait_for(lambda: client.is_ready, "the server")
     kind = f"{INFER}_SendGoal_Request"
     good = new_message(kind, goal_id=_uuid(bytes(range(16))), goal=goal("marker"))
     for _ in range(2):
         client._writer.write(encode(1, 1, good, kind).replace(b"marker", b"\xff\xfe\xfd\xfc\xfb\xfa"))
-    wait_for(lambda: ours.malformed + ours.errors == 2, "both to be counted")
+    if type(ours).__name__ == "DdsNode":
+        wait_for(lambda: ours.malformed == 2, "both to be counted")
+    else:  # rclpy makes U+FFFD of what is no UTF-8; the second has the id of the first
+        wait_for(lambda: served, "the goal")
+        assert served.pop().request.prompt not in ("", "marker")
     _good_goal_works(peers)
     assert len(served) == 1

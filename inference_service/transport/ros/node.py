@@ -42,7 +42,11 @@ except ImportError:  # humble
 
 _DEFAULT_QOS = QoS()
 _CLOSE_S = 1.3
-_LOOK_S = 2.0  # rclpy tells of QoS that does not match, but of nothing else: the graph has to be asked
+# rclpy tells of QoS that does not match, but of nothing else: the graph has to be asked. To ask for the nodes takes
+# microseconds, for the endpoints of a topic some hundred: those are looked at when nodes come or go, and now and then.
+_LOOK_S = 0.25
+_LOOKS_AFTER_CHANGE = 6  # endpoints are discovered after their node
+_LOOK_AT_ALL_EVERY = 8
 _NAMELESS = "_NODE_NAME_UNKNOWN_"  # rmw_dds_common
 _ROUNDS = 3  # a goal's end takes rclpy's executor two steps, its answer to a client one
 
@@ -79,6 +83,8 @@ class RosNode:
         self._servers: list[RosActionServer] = []
         self._types: dict[str, str] = {}  # of our topics
         self._nameless: set[tuple[str, str, str]] = set()
+        self._nodes: list[tuple[str, str]] = []
+        self._looks_left = 0
         self._orders: deque[Callable[[], object]] = deque()
         self._closing = False
         self._closed = False
@@ -103,7 +109,7 @@ class RosNode:
         self._executor.add_node(self._node)
         self._spinner = threading.Thread(target=self._spin, name=f"{name}/rclpy", daemon=True)
         self._spinner.start()
-        self.create_timer(_LOOK_S, self._look_around, group="_graph")
+        self.create_timer(_LOOK_S, self._look, group="_graph")
         atexit.register(self.close)
 
     # -- the executor's thread ----------------------------------------------------------------------------------
@@ -159,6 +165,14 @@ class RosNode:
             self._group("_graph").post(self._look_around)
             return
         self._conflicts.report(f"{topic}: a {peer} asks for or offers another {policy} than ours: no message passes")
+
+    def _look(self) -> None:
+        nodes = sorted(self._node.get_node_names_and_namespaces())
+        if nodes != self._nodes:
+            self._nodes, self._looks_left = nodes, _LOOKS_AFTER_CHANGE
+        self._looks_left -= 1
+        if self._looks_left >= 0 or self._looks_left % _LOOK_AT_ALL_EVERY == 0:
+            self._look_around()
 
     def _look_around(self) -> None:
         mine = (self.name, self._namespace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ _SPEC = importlib.util.find_spec("rclpy")
 REAL = _SPEC is not None and _SPEC.origin is not None
 SEARCH_PATH = () if REAL else (str(FOLDER),)
 """What another process needs on its path to run the ``ros`` transport as this one does."""
+# Messages of iron and later check their fields only when asked to, and let a misspelt one pass.
+os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 
 
 def _forget() -> None:

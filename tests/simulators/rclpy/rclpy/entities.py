@@ -14,7 +14,7 @@ from inference_service.wire.interfaces import service_types
 from rclpy._rclpy_pybind11 import Entity, RCLError
 from rclpy.interfaces import from_wire, to_wire
 from rclpy.qos import dds_qos
-from rclpy.serialization import deserialize_message, serialize_message
+from rclpy.serialization import deserialize_message, readable, serialize_message
 from rclpy.task import Future
 
 _logger = logging.getLogger("rclpy")
@@ -110,6 +110,11 @@ class StrictServer(ServiceServer):
         if self.malformed > before:
             raise RCLError(f"Failed to take request of {self.label}")
         return done
+
+    def _handle(self, cdr, writer):
+        view, header = bytes(cdr), slice(4, 20)  # client and number stand between encapsulation and message
+        text = readable(view[:4] + view[header.stop :], self._types.request)
+        super()._handle(text[:4] + view[header] + text[4:], writer)
 
 
 class Service:
