@@ -115,6 +115,7 @@ def _run(words: list[str]) -> int:
     gc.disable()  # what is imported stays: walking it again and again takes an eighth of a node's start
     try:
         module = import_module(EXECUTABLES[executable])
+        gc.freeze()
     finally:
         gc.enable()
     status: int = module.main(words[1:])

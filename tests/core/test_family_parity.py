@@ -52,7 +52,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def observed(case: str, seed: int = 0) -> tuple[dict[str, np.ndarray], str]:
     observation = make_observation(image=(32, 48), cameras=("top", "left_wrist"), seed=seed)
-    return observation, PROMPT if case in WITH_LANGUAGE else ""
+    return observation, f" {PROMPT} " if case in WITH_LANGUAGE else ""
 
 
 def prepare_by_lerobot(pipeline: Any, observation: dict[str, np.ndarray], task: str) -> dict[str, Any]:

@@ -70,6 +70,20 @@ def test_a_prompt_becomes_tokens_of_one_length(path: Path) -> None:
         check_batch(batch, PolicyFolder.load(path).config.input_features)
 
 
+def test_padding_and_cutting_that_a_tokenizer_was_saved_with_do_not_count(path: Path) -> None:
+    """The step says how long; what a training left in the file would count as words of the prompt."""
+    from tokenizers import Tokenizer
+
+    expected = preprocessor(path)(observation()).batch
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer/tokenizer.json"))
+    tokenizer.enable_padding(pad_id=0, pad_token="<pad>", length=40)
+    tokenizer.enable_truncation(4)
+    tokenizer.save(str(path / "tokenizer/tokenizer.json"))
+    batch = preprocessor(path)(observation()).batch
+    for key in (TOKENS, MASK):
+        assert np.array_equal(batch[key], expected[key])
+
+
 def test_longest_padding_has_one_length_too(path: Path) -> None:
     expected = preprocessor(path)(observation()).batch[TOKENS]
     edit_tokenizer(path, padding="longest")

@@ -96,6 +96,17 @@ def test_files_that_make_up_another_policy_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_policy_in_the_cache_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    """Fault: somebody edited a kept file, which still makes up a policy. Expected: fetched again."""
+    kept = keep(PolicyFiles(fingerprint(), small_files()), tmp_path)
+    config = kept.path / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"chunk_size": 50', '"chunk_size": 49'))
+    assert config.read_text() != text
+    assert cached(fingerprint(), tmp_path) is None
+    assert keep(PolicyFiles(fingerprint(), small_files()), tmp_path).config.chunk_size == 50
+
+
 def test_damaged_files_in_the_cache_are_replaced(tmp_path: Path) -> None:
     kept = keep(PolicyFiles(fingerprint(), small_files()), tmp_path)
     (kept.path / "config.json").write_text("{}")
