@@ -155,6 +155,7 @@ def test_a_pad_token_written_as_an_object_or_in_the_older_file(path: Path) -> No
 
 def test_without_the_library_the_error_names_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
+    monkeypatch.setitem(sys.modules, "lerobot", None)  # would import a transformers that remembers there are none
     with pytest.raises(UnsupportedStep, match=r"inference-service\[language\]"):
         preprocessor(path)
 
