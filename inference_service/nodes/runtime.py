@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Literal, Protocol, TypeVar
 
@@ -122,10 +123,11 @@ def run_node(parameters_type: type[P], start: Callable[[Node, P], App], argv: Se
         return 0
     configure_logging()
     faulthandler.enable()
-    stop = threading.Event()
+    # Not an Event: a signal that comes while its lock is held hangs for ever, and Ctrl-C under ros2 launch sends two.
+    stop: SimpleQueue[None] = SimpleQueue()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
+        stop.put(None)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
@@ -152,12 +154,20 @@ def run_node(parameters_type: type[P], start: Callable[[Node, P], App], argv: Se
         node.close()
 
 
+def _asked(stop: SimpleQueue[None], seconds: float) -> bool:
+    try:
+        stop.get(timeout=seconds)
+    except Empty:
+        return False
+    return True
+
+
 def _report(error: Exception) -> None:
     for line in str(error).splitlines():
         _logger.error("%s", line)
 
 
-def _run(node: Node, start: Callable[[Node, P], App], parameters: P, stop: threading.Event) -> int:
+def _run(node: Node, start: Callable[[Node, P], App], parameters: P, stop: SimpleQueue[None]) -> int:
     try:
         app = start(node, parameters)
     except (InferenceServiceError, ValueError, OSError) as error:
@@ -170,7 +180,7 @@ def _run(node: Node, start: Callable[[Node, P], App], parameters: P, stop: threa
     gc.collect()
     gc.freeze()
     try:
-        while not stop.wait(0.2):
+        while not _asked(stop, 0.2):
             if app.failure:
                 _logger.error("%s", app.failure)
                 return EXIT_FAILED
