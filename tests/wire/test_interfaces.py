@@ -151,7 +151,7 @@ def test_a_string_that_is_no_utf8_is_refused():
 def test_an_array_longer_than_the_bytes_is_refused_without_allocating(length: int):
     cdr = bytearray(golden("image_2x3_rgb8"))
     cdr[52:56] = struct.pack("<I", length)
-    get_message(IMAGE)  # loading the type allocates
+    deserialize(golden("image_2x3_rgb8"), IMAGE)  # reading the first one allocates the type and its reader
     tracemalloc.start()
     try:
         with pytest.raises(MalformedMessage):
