@@ -71,7 +71,13 @@ def test_an_engine_starts_on_arm64(built: str) -> None:
         detach=True,
         platform="linux/arm64",
         network_mode="none",
-        environment={"ROS_DOMAIN_ID": "7", "ENGINE_DEVICE": "onnx" if onnx else "rknn"},
+        # qemu's user mode refuses IP_MULTICAST_IF: without multicast DDS does not ask for it.
+        environment={
+            "ROS_DOMAIN_ID": "7",
+            "DDS_MULTICAST": "false",
+            "DDS_PEERS": "127.0.0.1",
+            "ENGINE_DEVICE": "onnx" if onnx else "rknn",
+        },
         volumes={str(REPO / "policies/so101_act_demo"): {"bind": "/model", "mode": "ro"}},
     )
     told = b"Waiting for preprocessed batches" if onnx else b"model.rknn"
