@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inference_service.backends.foreign_code import refuse_foreign_code
 from inference_service.backends.lerobot_bases import local_bases, missing_bases
 from inference_service.backends.lerobot_fast import without_foreign_code
 from inference_service.backends.replaced import replaced
@@ -50,6 +51,7 @@ def load_lerobot_policy(
     import torch
     from lerobot.policies.factory import get_policy_class
 
+    refuse_foreign_code()
     try:
         with folder.runtime_config_copy(device) as copy:
             config = _config(copy, folder, _local(folder) | dict(override or {}))

@@ -8,6 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from inference_service.backends.foreign_code import refuse_foreign_code
 from inference_service.core.batch import materialise
 from inference_service.core.errors import InferenceFailed, InvalidObservation, PolicyFolderError, UnsupportedStep
 from inference_service.core.processing.language import tokenizer_directory
@@ -37,6 +38,7 @@ def load(folder: PolicyFolder) -> LeRobotProcessors:
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies.factory import make_pre_post_processors
 
+    refuse_foreign_code()
     _import_steps(folder.config.type)
     fields = dict(folder.config.raw) | {"device": "cpu"}
     with folder.runtime_config_copy("cpu") as copy:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inference_service.backends import lerobot_processors
 from inference_service.backends import lerobot_torch as backend
 from inference_service.core.batch import Batch
 from inference_service.core.engine import PureInferenceEngine
-from inference_service.core.errors import BackendUnavailable, ModelLoadFailed
+from inference_service.core.errors import BackendUnavailable, ModelLoadFailed, UnsupportedStep
 from inference_service.core.policy import BackendOptions, InferenceContext, LeftOver
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.postprocessor import TensorPostprocessor
@@ -223,9 +224,8 @@ def test_a_missing_package_is_told_by_the_extra_that_has_it(
         backend.load(folder, BackendOptions("cpu", 1, {}))
 
 
-def test_no_code_of_a_tokenizer_runs(chains: Any, tmp_path: Path) -> None:
-    """LeRobot loads pi0-FAST's tokenizers with ``trust_remote_code``."""
-    folder = chains("pi0_fast").folder
+def planted_code(folder: PolicyFolder, tmp_path: Path) -> Path:
+    """A tokenizer's directory that names a Python file of its own, which writes ``ran`` when it runs."""
     planted = tmp_path / "tokenizer"
     shutil.copytree(folder.path / "base", planted)
     settings = json.loads((planted / "processor_config.json").read_text())
@@ -234,8 +234,38 @@ def test_no_code_of_a_tokenizer_runs(chains: Any, tmp_path: Path) -> None:
     tokenizer = json.loads((planted / "tokenizer_config.json").read_text())
     (planted / "tokenizer_config.json").write_text(json.dumps(tokenizer | code))
     (planted / "planted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Planted: pass\n")
+    return planted
+
+
+def test_no_code_of_a_tokenizer_runs(chains: Any, tmp_path: Path) -> None:
+    """LeRobot loads pi0-FAST's tokenizers with ``trust_remote_code``."""
+    folder = chains("pi0_fast").folder
+    planted = planted_code(folder, tmp_path)
     names = {"action_tokenizer_name": str(planted), "text_tokenizer_name": str(planted)}
     backend.load(with_config(folder, tmp_path / "policy", **names), BackendOptions("cpu", 1, {}))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_code_of_a_tokenizer_runs_where_lerobot_processes(
+    chains: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its step for actions trusts the code of the tokenizer that a policy's file names."""
+    from lerobot.processor import tokenizer_processor
+    from transformers import AutoProcessor
+
+    monkeypatch.setattr(tokenizer_processor, "AutoProcessor", AutoProcessor)
+    folder = chains("pi0_fast").folder
+    planted = planted_code(folder, tmp_path)
+    changed = with_config(folder, tmp_path / "policy")
+    file = changed.path / "policy_preprocessor.json"
+    pipeline = json.loads(file.read_text())
+    (step,) = (step for step in pipeline["steps"] if step.get("registry_name") == "action_tokenizer_processor")
+    names = {"action_tokenizer_name": str(planted), "paligemma_tokenizer_name": str(folder.path / "base")}
+    step["config"] |= names | {"trust_remote_code": True}
+    file.unlink()
+    file.write_text(json.dumps(pipeline))
+    with pytest.raises(UnsupportedStep, match=r"'Planted' in a Python file of a model's directory"):
+        lerobot_processors.load(PolicyFolder.load(changed.path))
     assert not (tmp_path / "ran").exists()
 
 
