@@ -20,11 +20,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO, TextIO
 
 from inference_service import launch_guard
 from inference_service.core.errors import InferenceServiceError
+from inference_service.core.stop_signals import STOP_SIGNALS, stop_signals
 from robot_config.plan import Plan, ProcessSpec
 
 LineCallback = Callable[[str, str], None]
@@ -37,7 +37,7 @@ _TERM_AT = 0.6
 _REAP_S = 5.0
 _LAST_LINES = 15
 _LONGEST_LINE = 65_536
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ASKED_BY = (signal.SIGINT, signal.SIGTERM)
 
 _logger = logging.getLogger("inference_service.launcher")
 
@@ -75,7 +75,7 @@ class ManagedProcess:
     @property
     def failed(self) -> bool:
         """Whether it ended, and neither well nor because it was told to."""
-        asked = {0, *(-s for s in _STOP_SIGNALS), *(128 + s for s in _STOP_SIGNALS)} if self.stopping else {0}
+        asked = {0, *(-s for s in _ASKED_BY), *(128 + s for s in _ASKED_BY)} if self.stopping else {0}
         return self.returncode is not None and self.returncode not in asked
 
 
@@ -181,22 +181,13 @@ class Launcher:
 
         To be called on the main thread. 0 when nobody failed.
         """
-        asked = threading.Event()
-
-        def on_signal(_number: int, _frame: FrameType | None) -> None:
-            asked.set()
-
-        previous = {number: signal.signal(number, on_signal) for number in (*_STOP_SIGNALS, signal.SIGHUP)}
-        try:
+        with stop_signals(*STOP_SIGNALS) as asked:
             self.start()
             while not asked.wait(0.2):
                 self.poll()
                 if all(p.returncode is not None for p in self.processes):
                     break
             return self.stop()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     # -- one process --------------------------------------------------------------------------------------------
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Mapping, Sequence
-from types import FrameType
 
 from inference_service.container import checks, host
 from inference_service.container.settings import ROLES, ContainerError, Settings, make_container_plan
 from inference_service.container.supervisor import EXIT_BAD_CONFIGURATION, Supervisor
 from inference_service.core.errors import InferenceServiceError
+from inference_service.core.stop_signals import STOP_SIGNALS, StopSignals
 from inference_service.launcher import Launcher
 from inference_service.readiness import remove_status, write_status
 from inference_service.transport.dds.config import apply_config, load_config
@@ -41,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 1:
         _logger.error("usage: inference-service container %s|check", "|".join(ROLES))
         return EXIT_BAD_CONFIGURATION
-    stop = _stop_on_signals()
+    stop = StopSignals()
+    stop.listen(*STOP_SIGNALS)
     settings = Settings.read(argv[0], os.environ)
     plan = _wait_for_plan(settings, os.environ, stop)
     if plan is None:
@@ -60,18 +59,7 @@ def _check_host(env: Mapping[str, str]) -> int:
     return EXIT_BAD_CONFIGURATION if missing else 0
 
 
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, on_signal)
-    return stop
-
-
-def _wait_for_plan(settings: Settings, env: Mapping[str, str], stop: threading.Event) -> Plan | None:
+def _wait_for_plan(settings: Settings, env: Mapping[str, str], stop: StopSignals) -> Plan | None:
     """The plan as soon as the configuration works; None when asked to stop before."""
     said = ""
     while not stop.is_set():
@@ -105,7 +93,7 @@ def prepare(settings: Settings, env: Mapping[str, str]) -> Plan:
     return make_container_plan(settings)
 
 
-def _stay_unready(message: str, stop: threading.Event) -> None:
+def _stay_unready(message: str, stop: StopSignals) -> None:
     for _ in range(int(RETRY_S)):
         write_status(CONFIGURATION, ready=False, message=message)
         if stop.wait(1.0):

@@ -6,10 +6,10 @@ A dispatcher holds the robot while its policy node is restarted; Docker could on
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
+from inference_service.core.stop_signals import StopSignals
 from inference_service.launcher import Launcher, ManagedProcess
 from inference_service.readiness import write_status
 
@@ -39,7 +39,7 @@ class Supervisor:
         self._due: dict[str, float] = {}
         self._delays: dict[str, float] = {}
 
-    def run(self, stop: threading.Event) -> int:
+    def run(self, stop: StopSignals) -> int:
         """Until ``stop``; 0 when all nodes ended in order then, 1 otherwise."""
         self._launcher.start()
         while not stop.wait(_POLL_S):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from inference_service.core.errors import InferenceServiceError
+from inference_service.core.stop_signals import STOP_SIGNALS, StopSignals
 from inference_service.demo.boards import board_for
 from inference_service.demo.collector import Collector
 from inference_service.demo.display import Display, LineDisplay, LogFile, TableDisplay, logs_to, tell
@@ -39,7 +37,7 @@ EXIT_GOOD, EXIT_FAILED, EXIT_CANNOT_START = 0, 1, 2
 class Run:
     """The processes of one stage and their observer, from :meth:`watch` to :meth:`facts`."""
 
-    def __init__(self, options: DemoOptions, stage: Stage, display: Display, stop: threading.Event) -> None:
+    def __init__(self, options: DemoOptions, stage: Stage, display: Display, stop: StopSignals) -> None:
         self.recording = Recording(stage.terms)
         self._options = options
         self._stage = stage
@@ -163,7 +161,7 @@ def out_folder(options: DemoOptions) -> Path:
     return folder
 
 
-def run(options: DemoOptions, stop: threading.Event) -> int:
+def run(options: DemoOptions, stop: StopSignals) -> int:
     """A whole run; its exit status. Ends early when ``stop`` is set.
 
     Raises:
@@ -214,13 +212,8 @@ def _conclude(report: dict[str, Any], written: Sequence[Path]) -> int:
 def main(argv: Sequence[str]) -> int:
     """Entry point of ``python -m inference_service.demo``."""
     options = parse_options(argv)
-    stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, on_signal)
+    stop = StopSignals()
+    stop.listen(*STOP_SIGNALS)
     try:
         with board_for(options) as board:
             status = run(board.options, stop)

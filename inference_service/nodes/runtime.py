@@ -12,13 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from queue import Empty, SimpleQueue
-from types import FrameType
 from typing import Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from inference_service.core.errors import InferenceServiceError
+from inference_service.core.stop_signals import StopSignals
 from inference_service.nodes.parameter_services import ParameterServices
 from inference_service.nodes.ros_arguments import ParameterError, parse_arguments
 from inference_service.nodes.rosout import RosoutHandler
@@ -123,14 +122,8 @@ def run_node(parameters_type: type[P], start: Callable[[Node, P], App], argv: Se
         return 0
     configure_logging()
     faulthandler.enable()
-    # Not an Event: a signal that comes while its lock is held hangs for ever, and Ctrl-C under ros2 launch sends two.
-    stop: SimpleQueue[None] = SimpleQueue()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.put(None)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+    stop = StopSignals()
+    stop.listen(signal.SIGINT, signal.SIGTERM)
     try:
         default_name = parameters_type.model_fields["node_name"].default
         parameters = build_parameters(parameters_type, parse_arguments(argv, default_name))
@@ -154,20 +147,12 @@ def run_node(parameters_type: type[P], start: Callable[[Node, P], App], argv: Se
         node.close()
 
 
-def _asked(stop: SimpleQueue[None], seconds: float) -> bool:
-    try:
-        stop.get(timeout=seconds)
-    except Empty:
-        return False
-    return True
-
-
 def _report(error: Exception) -> None:
     for line in str(error).splitlines():
         _logger.error("%s", line)
 
 
-def _run(node: Node, start: Callable[[Node, P], App], parameters: P, stop: SimpleQueue[None]) -> int:
+def _run(node: Node, start: Callable[[Node, P], App], parameters: P, stop: StopSignals) -> int:
     try:
         app = start(node, parameters)
     except (InferenceServiceError, ValueError, OSError) as error:
@@ -180,7 +165,7 @@ def _run(node: Node, start: Callable[[Node, P], App], parameters: P, stop: Simpl
     gc.collect()
     gc.freeze()
     try:
-        while not _asked(stop, 0.2):
+        while not stop.wait(0.2):
             if app.failure:
                 _logger.error("%s", app.failure)
                 return EXIT_FAILED

@@ -15,6 +15,7 @@ import pytest
 
 from inference_service.container import main as container
 from inference_service.container.supervisor import CONFIGURATION_DELAY_S, LONGEST_DELAY_S, STEADY_S, Supervisor
+from inference_service.core.stop_signals import StopSignals
 from inference_service.launcher import Launcher, ManagedProcess
 from inference_service.readiness import STATUS_DIR, check
 from robot_config.plan import Plan, ProcessSpec
@@ -95,7 +96,7 @@ def test_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     launcher = Launcher(
         plan, on_line=lambda _n, line: lines.append(line), command=lambda spec: [sys.executable, "-c", spec.executable]
     )
-    stop = threading.Event()
+    stop = StopSignals()
     ended: list[int] = []
     thread = threading.Thread(target=lambda: ended.append(Supervisor(launcher).run(stop)))
     thread.start()
