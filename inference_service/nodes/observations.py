@@ -11,8 +11,9 @@ asof      the same; the tolerance is required
 drop      the newest at or before *t*, and newer than the sample given before
 ========  ==========================================================================================
 
-Each is refused when it is older than the tolerance (``tol_ms``, or :data:`DEFAULT_TOLERANCE_NS`): no
-action is computed from a stale or missing stream, and the error names it.
+Each is refused when it is older than the tolerance (``tol_ms``, or :data:`DEFAULT_TOLERANCE_NS`), at the stamp asked
+for or at the moment it is taken (a goal may have waited): no action is computed from a stale or missing stream, and
+the error names it. The age now is the greatest that any clock shows (:class:`SampleClock`).
 
 A policy that looks back is given the samples of earlier stamps too (*hold*, whatever the strategy): a stream keeps as
 much of its past as ``keep_ns`` says. What is not there any more is refused; nothing stands in for it.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,10 +56,50 @@ _ASPECT_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Sample:
-    """A message as it came, with the stamp it is aligned by (ROS time, ns)."""
+    """A message as it came, with the stamp it is aligned by (ROS time, ns) and when it came (monotonic, ns)."""
 
     stamp_ns: int
     message: Message
+    came_ns: int = 0
+
+
+class SampleClock:
+    """How old a sample is now, in nanoseconds.
+
+    By ROS time, and where that is the system's by the monotonic clock since it came, too: a camera's clock that is
+    ahead or a system clock that was set back would make it younger. A simulation runs at a pace of its own, so with
+    ``use_sim_time`` what counts besides is how long ``/clock`` has stood still.
+    """
+
+    def __init__(
+        self, node: Node, use_sim_time: bool = False, monotonic_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._node = node
+        self._use_sim_time = use_sim_time
+        self.monotonic_ns = monotonic_ns
+        self._lock = threading.Lock()
+        self._moved = (-1, 0)
+
+    def now_ns(self) -> int:
+        """ROS time. To be called often: whether it stands still is seen from one call to the next."""
+        return self._look()[0]
+
+    def standing_ns(self) -> int:
+        """How long ``/clock`` has stood still; 0 for the system clock."""
+        return self._look()[1] if self._use_sim_time else 0
+
+    def _look(self) -> tuple[int, int]:
+        with self._lock:
+            now, monotonic = self._node.now_ns(), self.monotonic_ns()
+            if now != self._moved[0]:
+                self._moved = now, monotonic
+            return now, monotonic - self._moved[1]
+
+    def age_ns(self, sample: Sample) -> int:
+        by_ros_time = self.now_ns() - sample.stamp_ns
+        if self._use_sim_time:
+            return by_ros_time + self.standing_ns()
+        return max(by_ros_time, self.monotonic_ns() - sample.came_ns)
 
 
 class ObservationStream:
@@ -65,9 +107,16 @@ class ObservationStream:
     ``keep_ns``: how far back samples may be asked for."""
 
     def __init__(
-        self, node: Node, spec: ObservationSpec, feature: Feature, keep_jpeg: bool = False, keep_ns: int = 0
+        self,
+        node: Node,
+        spec: ObservationSpec,
+        feature: Feature,
+        clock: SampleClock,
+        keep_jpeg: bool = False,
+        keep_ns: int = 0,
     ) -> None:
         self.spec = spec
+        self._clock = clock
         self._keep_jpeg = keep_jpeg and spec.type == _COMPRESSED
         self.feature = feature
         self.is_image = feature.type is FeatureType.VISUAL
@@ -89,7 +138,8 @@ class ObservationStream:
     def push(self, message: Message) -> None:
         """Keep a message. One that repeats its predecessor's header stamp is a frozen source, not news."""
         header_ns = stamp_to_ns(message.header.stamp) if hasattr(message, "header") else 0
-        stamp = header_ns if header_ns and self.spec.align.stamp == "header" else self._node.now_ns()
+        came_ns, now_ns = self._clock.monotonic_ns(), self._clock.now_ns()
+        stamp = header_ns if header_ns and self.spec.align.stamp == "header" else now_ns
         with self._lock:
             self.received += 1
             if header_ns and header_ns == self._header_ns:
@@ -99,7 +149,7 @@ class ObservationStream:
                 self._samples.clear()  # the source or its clock started again
             self._header_ns = header_ns
             self.frozen = 0
-            self._samples.append(Sample(stamp, message))
+            self._samples.append(Sample(stamp, message, came_ns))
             while len(self._samples) > self._fewest and self._samples[1].stamp_ns <= stamp - self._keep_ns:
                 self._samples.popleft()
 
@@ -115,18 +165,18 @@ class ObservationStream:
     def age_ms(self) -> float | None:
         """Age of the newest sample, or None where nothing came yet."""
         with self._lock:
-            newest = self._samples[-1].stamp_ns if self._samples else None
-        return None if newest is None else (self._node.now_ns() - newest) / 1e6
+            newest = self._samples[-1] if self._samples else None
+        return None if newest is None else self._clock.age_ns(newest) / 1e6
 
     def sample(self, stamp_ns: int) -> Any:
         """The decoded value for ``stamp_ns``.
 
         Raises:
             MissingObservation: nothing came yet, or a part of it is missing.
-            StaleObservation: the newest is older than the tolerance, or the source is frozen.
+            StaleObservation: the newest is older than the tolerance at ``stamp_ns`` or now, or the source is frozen.
             InvalidObservation: what came cannot be used.
         """
-        chosen = self.choose(stamp_ns)
+        chosen = self.choose_now(stamp_ns)
         if self.spec.align.strategy == "drop" and chosen.stamp_ns <= self._given_ns:
             raise StaleObservation(
                 f"{self.spec.key} ({self.spec.topic}): no new sample since the last one given (align.strategy: drop)"
@@ -174,6 +224,23 @@ class ObservationStream:
             )
         return chosen
 
+    def choose_now(self, stamp_ns: int) -> Sample:
+        """As :meth:`choose`, and not older than the tolerance at this moment either."""
+        chosen = self.choose(stamp_ns)
+        age = self._clock.age_ns(chosen)
+        if age > self._tolerance_ns:
+            standing, waited = self._clock.standing_ns(), self._clock.now_ns() - stamp_ns
+            why = "the stream has stopped or is too slow"
+            if standing > self._tolerance_ns // 2:
+                why = f"/clock has stood still for {standing / 1e6:.0f} ms: start what publishes it"
+            elif waited > self._tolerance_ns // 2:
+                why = f"the request is of {waited / 1e6:.0f} ms ago: it waited for a busy machine"
+            raise StaleObservation(
+                f"{self.spec.key} ({self.spec.topic}): the sample is {age / 1e6:.0f} ms old now, tolerance "
+                f"{self._tolerance_ns / 1e6:.0f} ms: {why}"
+            )
+        return chosen
+
     def _decode(self, message: Message) -> Any:
         topic = self.spec.topic
         if not self.is_image:
@@ -210,7 +277,7 @@ class ObservationStream:
 class ObservationSampler:
     """All streams that a policy needs. ``sample`` is called per goal, from any thread. ``jpeg``: the keys whose JPEG
     pictures are handed over as they came (:class:`~inference_service.core.batch.JpegPicture`). ``keep_ns``: how far
-    back :meth:`sample_earlier` may reach."""
+    back :meth:`sample_earlier` may reach. ``clock``: default that of a node on the system's clock."""
 
     def __init__(
         self,
@@ -219,9 +286,13 @@ class ObservationSampler:
         features: Mapping[str, Feature],
         jpeg: Collection[str] = (),
         keep_ns: int = 0,
+        clock: SampleClock | None = None,
     ) -> None:
         self._node = node
-        self.streams = [ObservationStream(node, spec, features[spec.key], spec.key in jpeg, keep_ns) for spec in specs]
+        self._clock = clock = clock or SampleClock(node)
+        self.streams = [
+            ObservationStream(node, spec, features[spec.key], clock, spec.key in jpeg, keep_ns) for spec in specs
+        ]
         node.on_clock_jump(self._on_clock_jump)
 
     def _on_clock_jump(self, _back_ns: int) -> None:
@@ -261,11 +332,11 @@ class ObservationSampler:
 
     def problems(self) -> list[str]:
         """What a goal stamped now would be refused for; for diagnostics and readiness."""
-        now = self._node.now_ns()
+        now = self._clock.now_ns()
         found = []
         for stream in self.streams:
             try:
-                stream.choose(now)
+                stream.choose_now(now)
             except ObservationError as error:
                 found.append(str(error))
         return found

@@ -25,7 +25,7 @@ from inference_service.nodes.device_identity import DeviceIdentity
 from inference_service.nodes.device_setup import SCHEME, DeviceSetup
 from inference_service.nodes.diagnostics import DiagnosticsPublisher, Level, Status, stamp_to_ns
 from inference_service.nodes.motor_units import motor_units
-from inference_service.nodes.observations import CLOCK_AHEAD_NS, ObservationSampler
+from inference_service.nodes.observations import CLOCK_AHEAD_NS, ObservationSampler, SampleClock
 from inference_service.nodes.parameter_services import Changeable
 from inference_service.nodes.policy_runner import LONGEST_TIMEOUT_S, RemoteRunner, Runner
 from inference_service.nodes.runtime import App, NodeParameters, monotonic_ms, run_node
@@ -86,8 +86,9 @@ class PolicyNode:
         kept = history_line(config, self._look_back, specs)
         if kept is not None:
             self._logger.info("%s", kept)
+        clock = SampleClock(node, parameters.use_sim_time)
         self._sampler = ObservationSampler(
-            node, specs, config.input_features, self._undecoded(), self._look_back.keep_ns
+            node, specs, config.input_features, self._undecoded(), self._look_back.keep_ns, clock
         )
         self._actions = node.create_publisher(f"/actions/{config.type}", VARIANTS)
         self._health = node.create_publisher(f"/{node.name}/health", "diagnostic_msgs/msg/DiagnosticStatus")
@@ -171,6 +172,8 @@ class PolicyNode:
             message = f"internal: {type(error).__name__}: {error}"
             return GoalStatus.ABORTED, _result(None, message, monotonic_ms() - started)
         self._succeed(timing)
+        if goal.cancel_requested:  # whoever gave the goal up must not be handed a chunk for it
+            return GoalStatus.CANCELED, _result(None, "cancelled: the chunk is withheld", timing["total"])
         self._publish_chunk(goal.request.inference_id, actions, timing)
         return GoalStatus.SUCCEEDED, _result(actions, "", timing["total"])
 

@@ -151,6 +151,8 @@ def robot_file(path: Path, policy: Path, encoding: str) -> Path:
         ("reliability: best_effort", "reliability: reliable"),
         ("{default: u8}", f"{{default: {encoding}}}"),
         ("wrist", "left_wrist"),
+        ("tol_ms: 500 ", "tol_ms: 600000 "),  # the ticks are played at the pace of LeRobot's policy, not at theirs
+        ("tol_ms: 500\n", "tol_ms: 600000\n"),
     ):
         assert before in text
         text = text.replace(before, after)

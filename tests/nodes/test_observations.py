@@ -10,7 +10,7 @@ import pytest
 
 from inference_service.core.batch import Feature, FeatureType
 from inference_service.core.errors import InvalidObservation, MissingObservation, ObservationError, StaleObservation
-from inference_service.nodes.observations import ObservationSampler
+from inference_service.nodes.observations import ObservationSampler, SampleClock
 from robot_config import ObservationSpec
 
 MS = 1_000_000
@@ -30,11 +30,16 @@ class FakeNode:
 
     def __init__(self) -> None:
         self.now = 10_000 * MS
+        self.behind = 0
+        """How much less the ROS clock has moved than the monotonic one."""
         self.callbacks: dict[str, Any] = {}
         self.publishers = 1
 
     def now_ns(self) -> int:
         return self.now
+
+    def monotonic_ns(self) -> int:
+        return self.now + self.behind
 
     def on_clock_jump(self, callback: Any) -> None:
         self.jumped = callback
@@ -70,7 +75,7 @@ def joints(stamp_ns: int, a: float = 1.0, names: tuple[str, ...] = ("1", "2")) -
 
 
 def make(
-    strategy: str = "hold", stamp: str = "header", tol_ms: float = 200, keep_ms: int = 0
+    strategy: str = "hold", stamp: str = "header", tol_ms: float = 200, keep_ms: int = 0, use_sim_time: bool = False
 ) -> tuple[FakeNode, ObservationSampler]:
     align = {"strategy": strategy, "stamp": stamp, "tol_ms": tol_ms}
     specs = [
@@ -94,7 +99,8 @@ def make(
         ),
     ]
     node = FakeNode()
-    return node, ObservationSampler(node, specs, FEATURES, keep_ns=keep_ms * MS)  # type: ignore[arg-type]
+    clock = SampleClock(node, use_sim_time, node.monotonic_ns)  # type: ignore[arg-type]
+    return node, ObservationSampler(node, specs, FEATURES, keep_ns=keep_ms * MS, clock=clock)  # type: ignore[arg-type]
 
 
 def feed(node: FakeNode, *, top: Any = None, state: Any = None) -> None:
@@ -142,6 +148,50 @@ def test_a_frozen_camera_is_stale_although_it_keeps_sending(stamp: str) -> None:
         node.now += 50 * MS
     with pytest.raises(StaleObservation, match=r"frozen, 9 messages repeat its stamp"):
         sampler.sample(node.now)
+
+
+def test_a_goal_that_waited_is_not_computed_from_what_grew_old_meanwhile() -> None:
+    """Fault: a starved device takes a goal up late. Its sample was fresh at the goal's stamp and is not any more."""
+    node, sampler = make()
+    asked = node.now
+    for _ in range(12):
+        feed(node, top=picture(node.now), state=joints(node.now))
+        node.now += 20 * MS
+    sampler.sample(node.now - 100 * MS)
+    with pytest.raises(StaleObservation, match=r"/joint_states\): the sample is 240 ms old now.*of 240 ms ago"):
+        sampler.sample(asked)
+    assert sampler.problems() == []
+
+
+@pytest.mark.parametrize(("pace", "standing"), [(0.1, 0), (1.0, 0), (1.0, 250)])
+def test_a_clock_that_stands_still_does_not_keep_a_picture_fresh(pace: float, standing: int) -> None:
+    """Fault: /clock stops and then a camera dies. A simulation that is merely slow is no fault."""
+    node, sampler = make(use_sim_time=True)
+    feed(node, top=picture(node.now), state=joints(node.now))
+    for _ in range(10):
+        node.now += int(10 * MS * pace)
+        node.behind += int(10 * MS * (1 / pace - pace))
+        sampler.problems()
+    sampler.sample(node.now)
+    node.behind += standing * MS
+    if not standing:
+        sampler.sample(node.now)
+        return
+    assert "/clock has stood still for 250 ms" in sampler.problems()[0]
+    with pytest.raises(StaleObservation, match=r"top/image_raw.*350 ms old now.*/clock has stood still for 250 ms"):
+        sampler.sample(node.now)
+
+
+def test_a_clock_that_is_ahead_or_set_back_does_not_make_a_picture_younger() -> None:
+    """Fault: the camera dies and the machine finds its time server, which sets it back. The monotonic clock tells."""
+    node, sampler = make()
+    feed(node, top=picture(node.now), state=joints(node.now))
+    node.now += MS
+    node.behind += 900 * MS
+    feed(node, state=joints(node.now))
+    with pytest.raises(StaleObservation, match=r"top/image_raw.*901 ms old now") as caught:
+        sampler.sample(node.now)
+    assert "/joint_states" not in str(caught.value)
 
 
 def test_a_stream_that_recovers_is_used_again() -> None:
