@@ -24,7 +24,7 @@ def check(cfg: RobotConfig) -> tuple[list[Problem], list[Problem]]:
     warnings = [*_rates(cfg)]
     if runs:
         warnings += [*_unlimited(cfg), *_fragments(cfg)]
-    (problems if runs else warnings).extend([*_selectors(cfg), *_actions(cfg)])
+    (problems if runs else warnings).extend([*_selectors(cfg), *_latched(cfg), *_actions(cfg)])
     return problems, warnings
 
 
@@ -100,6 +100,17 @@ def _selectors(cfg: RobotConfig) -> Iterator[Problem]:
     for spec in cfg.contract.observations:
         if spec.type == JOINT_STATE and known:
             yield from _selector(spec, known)
+
+
+def _latched(cfg: RobotConfig) -> Iterator[Problem]:
+    """What a publisher kept from long ago arrives at the start: by the time of arrival it would be fresh."""
+    for spec in cfg.contract.observations:
+        if spec.qos.durability == "transient_local" and spec.align.stamp == "receive":
+            message = (
+                "transient_local gives the last message of long ago, and align.stamp: receive would count it as fresh: "
+                "write durability: volatile, or align.stamp: header"
+            )
+            yield spec.problem(message, "qos", "durability")
 
 
 def _selector(spec: ObservationSpec, known: list[str]) -> Iterator[Problem]:

@@ -47,6 +47,11 @@ Write = Callable[..., Path]
             "model: reach, encodings: {default: jpeg:99}}",
             "encodings.default: 'jpeg:99' is no encoding: u8, jpeg, jpeg:<quality from 1 to 95>, f16 or f32",
         ),
+        (
+            "        peripheral: top",
+            "        peripheral: top\n        qos: {durability: transient_local}",
+            "qos.durability: transient_local gives the last message of long ago",
+        ),
         ("queue_size: 50", "type: action, queue_size: 50", "sends commands by topic: write type: topic"),
     ],
 )
@@ -56,6 +61,15 @@ def test_inconsistencies_are_refused(write: Write, old: str, new: str, message: 
         load_robot_config(path)
     assert message in str(caught.value)
     assert all(p.line > 0 and p.key for p in caught.value.problems)
+
+
+def test_what_was_kept_may_be_asked_for_by_its_own_stamp(write: Write) -> None:
+    load_robot_config(
+        write(
+            "        peripheral: top",
+            "        peripheral: top\n        qos: {durability: transient_local}\n        align: {stamp: header}",
+        )
+    )
 
 
 def test_encodings_by_camera_and_for_the_others(write: Write) -> None:
