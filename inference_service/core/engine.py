@@ -67,12 +67,7 @@ class PureInferenceEngine:
             NonFiniteAction: the model returned NaN or infinity.
         """
         self._check(batch, context)
-        with self._lock:
-            self._require_open()
-            start = time.perf_counter_ns()
-            answer = self._policy.predict_action_chunk(batch, context)
-            elapsed_ms = (time.perf_counter_ns() - start) / 1e6
-        return InferenceResult(self._checked(answer), elapsed_ms)
+        return self._infer(batch, context)
 
     def infer_many(
         self, requests: Sequence[tuple[Batch, InferenceContext]]
@@ -149,6 +144,15 @@ class PureInferenceEngine:
             )
         check_left_over(context.left_over, self.spec.chunk_size, self.spec.action_dim)
 
+    def _infer(self, batch: Batch, context: InferenceContext) -> InferenceResult:
+        """As :meth:`infer`, of what was checked."""
+        with self._lock:
+            self._require_open()
+            start = time.perf_counter_ns()
+            answer = self._policy.predict_action_chunk(batch, context)
+            elapsed_ms = (time.perf_counter_ns() - start) / 1e6
+        return InferenceResult(self._checked(answer), elapsed_ms)
+
     def _require_open(self) -> None:
         if self._closed:
             raise InferenceFailed("the engine is closed")
@@ -175,7 +179,7 @@ class PureInferenceEngine:
 
     def _answer(self, batch: Batch, context: InferenceContext) -> InferenceResult | InferenceServiceError:
         try:
-            return self.infer(batch, context)
+            return self._infer(batch, context)
         except InferenceServiceError as error:
             return error
 

@@ -237,7 +237,7 @@ class EngineNode:
             raise Expired(f"waited {waited_ms:.0f} ms, the device gave it {request.deadline_ms:.0f} ms")
         if request.fingerprint and request.fingerprint != self._folder.fingerprint:
             raise PolicyMismatch(f"fingerprint {request.fingerprint} on the device, {self._folder.fingerprint} here")
-        if self._host.remembers and not request.extended:
+        if not request.extended and self._host.remembers:
             raise InvalidObservation(
                 f"policy type '{self._folder.config.type}' keeps a history for each robot, and a request in the plain "
                 "form does not tell whose it is: use this package's device node"
