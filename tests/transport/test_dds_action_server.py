@@ -104,6 +104,24 @@ def test_the_status_bytes_are_those_of_a_real_ros_2() -> None:
     assert goals
 
 
+def test_the_status_bytes_of_several_goals_are_those_of_a_real_ros_2() -> None:
+    """Three goals, by rclpy's ``serialize_message``: nothing pads a goal's end, and all its stamps stay aligned."""
+    golden = bytes.fromhex(
+        "00010000" "03000000"
+        "0102030405060708090a0b0c0d0e0f10" "06000000" "07000000" "03"
+        "02030405060708090a0b0c0d0e0f1011" "000000" "07000000" "07000000" "04"
+        "030405060708090a0b0c0d0e0f101112" "000000" "08000000" "07000000" "05"
+    )  # fmt: skip
+    goals = [(bytes(range(i, i + 16)), (5 + i) * 10**9 + 7, GoalStatus(i + 2)) for i in (1, 2, 3)]
+    encoded = encode_status(goals)
+    assert encoded[: len(golden)] == golden
+    assert not any(encoded[len(golden) :]), "more than padding after the last goal"
+    told = deserialize(encoded, "action_msgs/msg/GoalStatusArray").status_list
+    assert [(bytes(e.goal_info.goal_id.uuid), e.goal_info.stamp.sec, e.status) for e in told] == [
+        (goal_id, stamp_ns // 10**9, status) for goal_id, stamp_ns, status in goals
+    ]
+
+
 def test_a_goal_id_is_accepted_once_even_after_its_end(rig: Rig) -> None:
     goal_id = _id()
     assert rig.send(goal_id)

@@ -33,7 +33,9 @@ _MAX_WAITING = 16  # get_result requests that one goal remembers
 _SWEEP_S = 5.0
 _ACTIVE = (GoalStatus.ACCEPTED, GoalStatus.EXECUTING, GoalStatus.CANCELING)
 _FINAL = (GoalStatus.SUCCEEDED, GoalStatus.CANCELED, GoalStatus.ABORTED)
-_STATUS_ENTRY = struct.Struct("<16siIb3x")  # uuid, seconds, nanoseconds, status
+# uuid, seconds, nanoseconds, status. CDR aligns numbers and no structs: the second entry's uuid follows the first
+# status at once, and from then on the seconds need padding.
+_STATUS_ENTRIES = struct.Struct("<16siIb"), struct.Struct("<16s3xiIb")
 # action_msgs/srv/CancelGoal
 _CANCEL_NONE, _CANCEL_UNKNOWN_GOAL, _CANCEL_TERMINATED = 0, 2, 3
 
@@ -282,8 +284,12 @@ def encode_status(goals: list[tuple[bytes, int, GoalStatus]]) -> bytes:
 
     By hand: the whole table is sent three times a goal, which through message objects took longer than a goal.
     """
-    entries = [_STATUS_ENTRY.pack(goal_id, *divmod(stamp_ns, 10**9), status) for goal_id, stamp_ns, status in goals]
-    return b"\0\1\0\0" + struct.pack("<I", len(entries)) + b"".join(entries)
+    entries = [
+        _STATUS_ENTRIES[index > 0].pack(goal_id, *divmod(stamp_ns, 10**9), status)
+        for index, (goal_id, stamp_ns, status) in enumerate(goals)
+    ]
+    body = b"".join(entries)
+    return b"\0\1\0\0" + struct.pack("<I", len(entries)) + body + bytes(-len(body) % 4)
 
 
 def _is_meant(goal: _Goal, goal_id: bytes, stamp_ns: int) -> bool:
