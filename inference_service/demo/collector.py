@@ -1,4 +1,7 @@
-"""The observer: a node that only listens, and turns what it hears into events."""
+"""The observer: a node that only listens, and turns what it hears into events.
+
+An event's time is that of its sending, which the transport tells: everything runs on this machine, and so on one system
+clock. When the observer came to take it says nothing about the robot."""
 
 from __future__ import annotations
 
@@ -21,9 +24,18 @@ JOINT_STATE = "sensor_msgs/msg/JointState"
 IMAGES = {"sensor_msgs/msg/Image": decode_image, "sensor_msgs/msg/CompressedImage": decode_compressed_image}
 COMMANDS = ("std_msgs/msg/Float64MultiArray", "std_msgs/msg/Float32MultiArray")
 GROUP = "observer"
-DEEP = QoS(depth=50)
+DEEP = QoS(depth=500)
+JOINTS = QoS(depth=500, reliability="best_effort")
+"""Deep: what a starved observer has not taken must not give way to newer ones."""
+Handler = Callable[[Message, float], None]
 
 _logger = logging.getLogger(__name__)
+
+
+def sent_at(sent_ns: int) -> float:
+    """A sender's system time (ns) on this process's monotonic clock, seconds; now where it is 0, not known."""
+    now, late_ns = time.monotonic(), time.time_ns() - sent_ns
+    return now - max(0, late_ns) / 1e9 if sent_ns > 0 else now
 
 
 class Collector:
@@ -41,46 +53,51 @@ class Collector:
         card_qos = QoS(depth=1, durability="transient_local")
         self._subscribe("/inference/engine", "diagnostic_msgs/msg/DiagnosticStatus", self._on_card, card_qos)
         for topic in dict.fromkeys(o.topic for o in robot.contract.observations if o.type == JOINT_STATE):
-            self._subscribe(topic, JOINT_STATE, self._on_joints, QoS(reliability="best_effort"))
+            self._subscribe(topic, JOINT_STATE, self._on_joints, JOINTS)
         for action in robot.contract.actions:
             if action.publish.type in COMMANDS:
                 self._follow_commands(action.publish.topic, action.publish.type)
 
-    def _subscribe(self, topic: str, kind: str, callback: Callable[[Message], None], qos: QoS = DEEP) -> Subscription:
-        return self._node.create_subscription(topic, kind, callback, qos, group=GROUP)
+    def _subscribe(self, topic: str, kind: str, callback: Handler, qos: QoS = DEEP) -> Subscription:
+        """``callback`` is given the message and when it was sent."""
+        made: list[Subscription] = []
+
+        def on_message(message: Message) -> None:
+            callback(message, sent_at(made[0].sent_ns if made else 0))
+
+        made.append(self._node.create_subscription(topic, kind, on_message, qos, group=GROUP))
+        return made[0]
 
     def _follow_commands(self, topic: str, kind: str) -> None:
-        def on_command(message: Message) -> None:
+        def on_command(message: Message, t: float) -> None:
             values = tuple(float(v) for v in np.ravel(message.data))
-            self._see(Command(time.monotonic(), topic, values))
+            self._see(Command(t, topic, values))
 
         self._subscribe(topic, kind, on_command)
 
     def _see(self, event: Event) -> None:
         self._recording.see(event)
 
-    def _on_diagnostics(self, message: Message) -> None:
-        now = time.monotonic()
+    def _on_diagnostics(self, message: Message, t: float) -> None:
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
-            self._see(Health(now, status.name, int(status.level), status.message, values))
+            self._see(Health(t, status.name, int(status.level), status.message, values))
 
-    def _on_chunk(self, message: Message) -> None:
-        now = time.monotonic()
+    def _on_chunk(self, message: Message, t: float) -> None:
         items = from_variants(message)
         stages = dict(zip(items.get("timing.stages", ()), map(float, items.get("timing.ms", ())), strict=False))
         request_id = next(iter(items.get("action.request_id", ())), "")
-        self._see(Chunk(now, request_id, stages))
+        self._see(Chunk(t, request_id, stages))
 
-    def _on_queue(self, message: Message) -> None:
-        self._see(QueueSize(time.monotonic(), int(message.data)))
+    def _on_queue(self, message: Message, t: float) -> None:
+        self._see(QueueSize(t, int(message.data)))
 
-    def _on_joints(self, message: Message) -> None:
-        self._see(Joints(time.monotonic(), dict(zip(message.name, map(float, message.position), strict=False))))
+    def _on_joints(self, message: Message, t: float) -> None:
+        self._see(Joints(t, dict(zip(message.name, map(float, message.position), strict=False))))
 
-    def _on_card(self, message: Message) -> None:
+    def _on_card(self, message: Message, t: float) -> None:
         values = {pair.key: pair.value for pair in message.values}
-        self._see(Card(time.monotonic(), {"state": message.message, **values}))
+        self._see(Card(t, {"state": message.message, **values}))
 
     def crowded(self) -> str | None:
         """A topic with more than the one publisher that a run starts, or ``None``."""

@@ -1,4 +1,5 @@
-"""What an observer of a running stack sees; ``t`` is the arrival on the observer's monotonic clock, in seconds."""
+"""What an observer of a running stack sees; ``t`` is when it was sent, on the observer's monotonic clock in seconds
+(when it arrived, where the transport does not tell)."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ What cannot be judged from outside, or did not come up in a run, is "not observe
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,8 @@ DIAGNOSTICS_PERIOD_S = 1.0
 TICK_JITTER = 0.20
 MIN_TICKS = 150
 FOREIGN_CORES = 0.3
+HELD_BACK = 1000
+"""Events that wait to be put into the order of their times: about ten seconds of a robot with 20 ticks a second."""
 
 
 @dataclass(frozen=True)
@@ -357,21 +361,35 @@ class FlatResources(Monitor):
 
 
 class PromiseWatch:
-    """All ten."""
+    """All ten. A starved observer takes one stream's messages before another's, though they were sent after: so the
+    newest :data:`HELD_BACK` events wait, and are judged in the order of their times."""
 
     def __init__(self, terms: Terms) -> None:
         self.ticks = TickJitter(terms)
         before = [kind(terms) for kind in (ActionAge, FreshObservations, CommandLimits)]
         after = [kind(terms) for kind in (LossIsTold, Resumes, AppliedOnce, SamePolicy, BoundedMessages, FlatResources)]
         self._monitors: list[Monitor] = [*before, self.ticks, *after]
+        self._waiting: list[tuple[float, int, Event]] = []
+        self._arrivals = itertools.count()
 
     def see(self, event: Event) -> None:
         """One event, in order of arrival."""
+        heapq.heappush(self._waiting, (event.t, next(self._arrivals), event))
+        if len(self._waiting) > HELD_BACK:
+            self._judge_first()
+
+    def settle(self) -> None:
+        """Judge what still waits: nothing comes any more."""
+        while self._waiting:
+            self._judge_first()
+
+    def _judge_first(self) -> None:
+        event = heapq.heappop(self._waiting)[2]
         for monitor in self._monitors:
             monitor.see(event)
 
     def verdicts(self) -> dict[str, str]:
-        """P1 to P10: "kept", "not observed", or what was breached and how."""
+        """P1 to P10 of what was judged so far: "kept", "not observed", or what was breached and how."""
         return {monitor.promise: monitor.verdict() for monitor in self._monitors}
 
 

@@ -56,6 +56,7 @@ class Recording:
         """The run is over: what is seen from now on is the stack being stopped."""
         with self._lock:
             self._frozen = True
+            self.promises.settle()
 
     def read(self, look: Callable[[Recording], T]) -> T:
         """The result of ``look`` on a recording that stands still meanwhile."""

@@ -65,6 +65,9 @@ class Subscription(Protocol):
     topic: str
     malformed: int
     """Messages dropped because their bytes did not decode (each reported once per publisher)."""
+    sent_ns: int
+    """When the message that the callback is handling was sent, by its sender's system clock; 0 where the transport does
+    not tell."""
 
     @property
     def matched(self) -> int: ...

@@ -82,4 +82,5 @@ def record(events: Iterable[Event]) -> Recording:
     recording = Recording(TERMS)
     for event in events:
         recording.see(event)
+    recording.promises.settle()
     return recording

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -47,6 +48,37 @@ def until(arrived: Callable[[], bool], send: Send = lambda: None) -> None:
         assert time.monotonic() < deadline
         send()
         time.sleep(0.05)
+
+
+def test_an_events_time_is_that_of_its_sending_however_late_it_is_taken(
+    nodes: tuple[Node, Node], collector: Collector, recording: Recording
+) -> None:
+    """Fault: the observer gets no processor. Expected: what it takes late was not sent late."""
+    publisher = nodes[1].create_publisher("/action_dispatcher/queue_size", "std_msgs/msg/Int32")
+
+    def send(size: int) -> None:
+        publisher.publish(new_message("std_msgs/msg/Int32", data=size))
+
+    until(lambda: bool(recording.queue), lambda: send(1))
+    held, go_on = threading.Event(), threading.Event()
+
+    def starve(_recording: Recording) -> None:
+        held.set()
+        go_on.wait(20)
+
+    starving = threading.Thread(target=recording.read, args=(starve,))
+    starving.start()
+    try:
+        assert held.wait(20)
+        send(2)  # is taken, and waits for the recording
+        send(3)  # is taken after it
+        sent = time.monotonic()
+        time.sleep(0.3)
+    finally:
+        go_on.set()
+        starving.join()
+    until(lambda: recording.queue[-1].size == 3)
+    assert recording.queue[-1].t <= sent + 0.01
 
 
 def test_every_stream_arrives(nodes: tuple[Node, Node], collector: Collector, recording: Recording) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from demo_streams import STAGES, TERMS, TOPIC, command, dispatcher, good_run, with_ticks
 
-from inference_service.demo.events import Card, Chunk, Command, Event, Machine, QueueSize, Resources
+from inference_service.demo.events import Card, Chunk, Command, Event, Joints, Machine, QueueSize, Resources
 from inference_service.demo.promises import KEPT, NOT_OBSERVED, PromiseWatch, Terms, broken_promises
 
 
@@ -17,6 +17,7 @@ def verdicts(events: Iterable[Event], terms: Terms = TERMS) -> dict[str, str]:
     watch = PromiseWatch(terms)
     for event in events:
         watch.see(event)
+    watch.settle()
     return watch.verdicts()
 
 
@@ -51,6 +52,23 @@ def test_p1_an_unseen_chunk_is_no_breach() -> None:
     seen = Chunk(6.55, "seen", STAGES)
     assert "after its observation" in verdicts([*before, *old, seen, dispatcher(6.6, inferences=4)])["P1"]
     assert "after its observation" in verdicts([*before, *old, dispatcher(6.6, inferences=3)])["P1"]
+
+
+def test_a_starved_observer_takes_one_stream_before_another() -> None:
+    """Each event says when it was sent. That all commands of five seconds were taken before the chunks, and these
+    before the joint states, is the observer's doing; that a chunk was missing is not."""
+    events = list(good_run(8))
+    late = [e for e in events if e.t >= 3.0]
+    first = (Command, Chunk, QueueSize)
+    taken = [*(e for e in late if isinstance(e, first)), *(e for e in late if not isinstance(e, first))]
+    taken.sort(key=lambda e: (isinstance(e, Chunk), not isinstance(e, first)))
+    before = [e for e in events if e.t < 3.0]
+    found = verdicts([*before, *taken])
+    assert (found["P1"], found["P2"]) == (KEPT, KEPT)
+    without = [e for e in taken if not isinstance(e, Chunk)]
+    assert "after its observation" in verdicts([*before, *without])["P1"]
+    still = [e for e in taken if not isinstance(e, Joints)]
+    assert "joint state" in verdicts([*before, *still])["P2"]
 
 
 @pytest.mark.parametrize("after", [held(3.0, 4.0), [Command(6.0, TOPIC, (0.0,) * 6)]], ids=["hold", "zeros"])

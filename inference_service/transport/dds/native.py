@@ -196,10 +196,12 @@ def _part(part: Part) -> _Part:
 
 
 class Taken(NamedTuple):
-    """One sample: its CDR (encapsulation header included) and the handle of the writer that sent it."""
+    """One sample: its CDR (encapsulation header included), the handle of the writer that sent it, and when that was by
+    the sender's system clock (ns)."""
 
     cdr: Buffer
     writer: int
+    sent_ns: int
 
 
 class _Payload:
@@ -231,7 +233,7 @@ class Taker:
         while _checked("dds_takecdr", _takecdr(self._reader, *self._arguments)):
             serdata = self._serdata.value
             if self._info.valid_data and serdata is not None:
-                return Taken(_payload(serdata), self._info.publication_handle)
+                return Taken(_payload(serdata), self._info.publication_handle, self._info.source_timestamp)
             _serdata_unref(serdata)
         return None
 

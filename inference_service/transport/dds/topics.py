@@ -64,6 +64,7 @@ class DdsSubscription:
     ) -> None:
         self.topic = topic
         self.malformed = 0
+        self.sent_ns = 0
         self.label = f"callback of {topic}"
         self._msg_type = msg_type
         self._callback = callback
@@ -92,6 +93,7 @@ class DdsSubscription:
         except MalformedMessage as error:
             self._count_malformed(taken.writer, error)
             return True
+        self.sent_ns = taken.sent_ns
         self._callback(message)
         return True
 

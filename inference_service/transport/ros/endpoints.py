@@ -79,6 +79,7 @@ class RosSubscription:
         self.topic = topic
         self.label = f"callback of {topic}"
         self.malformed = 0
+        self.sent_ns = 0
         self._type = msg_type
         self._node = node
         self._callback = callback
