@@ -15,7 +15,7 @@ from inference_service.core.policy_folder import PolicyFolder
 from inference_service.nodes.diagnostics import stamp_message
 from inference_service.nodes.engine_client import CARD_TOPIC, VARIANTS
 from inference_service.transport import create_node
-from inference_service.transport.protocol import GoalStatus, QoS
+from inference_service.transport.protocol import ClientGoal, GoalStatus, QoS
 from inference_service.wire.envelope import (
     EngineCard,
     EngineState,
@@ -108,7 +108,7 @@ class StandInEngine:
             **card,
         )
         self.requests: list[Request] = []
-        self._answer = answer
+        self.answer = answer
         self._replies = self.node.create_publisher("/inference/action", VARIANTS)
         if not plain:
             self._cards = self.node.create_publisher(CARD_TOPIC, STATUS, QoS(depth=1, durability="transient_local"))
@@ -122,7 +122,7 @@ class StandInEngine:
     def _on_request(self, message: Any) -> None:
         request = decode_request(message)
         self.requests.append(request)
-        self._answer(self, request)
+        self.answer(self, request)
 
     def reply(self, request: Request, action: float | None = 0.0, **changes: Any) -> None:
         reply = Reply(
@@ -148,12 +148,6 @@ class Dispatching:
         self, timeout_s: float = 15.0, stamp_ns: int | None = None, inference_id: str = "test"
     ) -> tuple[GoalStatus, Any]:
         """Status and result of one goal; fails the test when there is no answer in time."""
-        assert wait_until(lambda: self._client.server_is_ready), "no action server"
-        goal = get_message("ibrobot_msgs/action/DispatchInfer_Goal")(
-            obs_timestamp=stamp_message(self.node.now_ns() if stamp_ns is None else stamp_ns),
-            prompt="",
-            inference_id=inference_id,
-        )
         done = threading.Event()
         got: list[tuple[GoalStatus, Any]] = []
 
@@ -161,9 +155,34 @@ class Dispatching:
             got.append((status, result))
             done.set()
 
-        self._client.send_goal(goal, on_result)
+        self.send(on_result, inference_id, stamp_ns)
         assert done.wait(timeout_s), "the goal was never answered"
         return got[0]
+
+    def send(
+        self, on_result: Callable[[GoalStatus, Any], None], inference_id: str, stamp_ns: int | None = None
+    ) -> ClientGoal:
+        """Send one goal and return at once."""
+        assert wait_until(lambda: self._client.server_is_ready), "no action server"
+        goal = get_message("ibrobot_msgs/action/DispatchInfer_Goal")(
+            obs_timestamp=stamp_message(self.node.now_ns() if stamp_ns is None else stamp_ns),
+            prompt="",
+            inference_id=inference_id,
+        )
+        return self._client.send_goal(goal, on_result)
+
+    def canceling(self, goal: ClientGoal) -> Callable[[], bool]:
+        """Whether the server has accepted, by then, to cancel this goal: as its status topic says."""
+        seen: list[Any] = []
+        status = "/act_inference_node/DispatchInfer/_action/status"
+        latched = QoS(depth=1, durability="transient_local")
+        self.node.create_subscription(status, "action_msgs/msg/GoalStatusArray", seen.append, latched, group="status")
+
+        def so_now() -> bool:
+            told = [(bytes(s.goal_info.goal_id.uuid), s.status) for message in seen for s in message.status_list]
+            return (goal.goal_id, GoalStatus.CANCELING) in told
+
+        return so_now
 
     def infer_until_ok(self, timeout_s: float = 20.0) -> Any:
         """The first successful result; goals until then may fail (streams and engine are coming up)."""

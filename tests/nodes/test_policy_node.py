@@ -98,6 +98,35 @@ def chunk_of(result: Any) -> np.ndarray:
     return np.asarray(from_variants(result.action_chunk)["action"])
 
 
+def test_a_goal_cancelled_while_it_is_inferred_ends_canceled_without_a_chunk(
+    robot: StandInRobot, device: Make, stand_in: Make, dispatching: Dispatching
+) -> None:
+    """The engine's answer comes after the cancel was accepted: the chunk goes to nobody. The next goal has its own."""
+    held: list[Request] = []
+    device()
+    engine = stand_in(promptly)
+    dispatching.infer_until_ok()
+    chunks: list[Any] = []
+    dispatching.node.create_subscription("/actions/act", "ibrobot_msgs/msg/VariantsList", chunks.append)
+    engine.answer = lambda _engine, request: held.append(request)
+    ends: list[tuple[GoalStatus, Any]] = []
+    goal = dispatching.send(lambda status, result: ends.append((status, result)), "given up")
+    assert wait_until(lambda: held), "no request"
+    accepted = dispatching.canceling(goal)
+    goal.cancel()
+    assert wait_until(accepted), "the cancel was not accepted"
+    engine.reply(held[0])
+    assert wait_until(lambda: ends), "no end"
+    status, result = ends[0]
+    assert (status, result.success, result.chunk_size) == (GoalStatus.CANCELED, False, 0)
+    assert "action" not in from_variants(result.action_chunk)
+    assert "cancelled" in result.message
+    engine.answer = promptly
+    dispatching.infer_until_ok()
+    assert wait_until(lambda: chunks)
+    assert [from_variants(chunk)["action.request_id"] for chunk in chunks] == [["test"]]
+
+
 def test_both_modes_give_the_same_chunk(
     robot: StandInRobot, device: Make, engine: Make, dispatching: Dispatching, opened: list[Any]
 ) -> None:
