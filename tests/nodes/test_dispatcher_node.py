@@ -326,9 +326,14 @@ def test_on_sigterm_the_robot_is_left_as_configured(
         )
         try:
             wait_for(lambda: len(world.commands[ARM]) > 10, "commands")
-            asked = len(standing_in.goals)
-            standing_in.behave = standing_in.never
-            wait_for(lambda: len(standing_in.goals) > asked, "a goal in flight")
+            unanswered: list[ServerGoal] = []
+
+            def keep_waiting(goal: ServerGoal) -> str:
+                unanswered.append(goal)  # of the goals, one that came before this may have been answered
+                return standing_in.never(goal)
+
+            standing_in.behave = keep_waiting
+            wait_for(lambda: unanswered, "a goal in flight")
             ticks = len(world.ticks)
             wait_for(lambda: len(world.ticks) > ticks + 5, "word of its acceptance")
             process.send_signal(signal.SIGTERM)
@@ -336,8 +341,8 @@ def test_on_sigterm_the_robot_is_left_as_configured(
         finally:
             process.kill()
             process.wait()
-        wait_for(lambda: standing_in.goals[-1].cancel_requested, "the goal's cancel")
-    assert process.returncode == 0, log
+        assert process.returncode == 0, log
+        wait_for(lambda: unanswered[-1].cancel_requested, "the goal's cancel")
     assert f"Dispatcher stopped: {behaviour}" in log
     expected = np.zeros(5) if behaviour == "zeros" else HOME[:5]
     np.testing.assert_allclose(world.commands[ARM][-1], expected, atol=1e-6)
