@@ -41,7 +41,8 @@ from inference_service.nodes.decoding import (
     jpeg_picture,
 )
 from inference_service.nodes.diagnostics import stamp_to_ns
-from inference_service.transport.protocol import Message, Node, QoS
+from inference_service.nodes.transit import Transit
+from inference_service.transport.protocol import Message, Node, QoS, Subscription
 from robot_config import ObservationSpec
 
 DEFAULT_TOLERANCE_NS = 1_000_000_000
@@ -132,6 +133,8 @@ class ObservationStream:
         self._header_ns = 0
         self._warned_size: tuple[int, int] | None = None
         self._tolerance_ns = int(spec.align.tol_ms * 1_000_000) or DEFAULT_TOLERANCE_NS
+        self._transit = Transit()
+        self.subscription: Subscription | None = None  # what waits already comes before it is known here
         qos = QoS(depth=spec.qos.depth, reliability=spec.qos.reliability, durability=spec.qos.durability)
         self.subscription = node.create_subscription(spec.topic, spec.type, self.push, qos, group="observations")
 
@@ -139,7 +142,8 @@ class ObservationStream:
         """Keep a message. One that repeats its predecessor's header stamp is a frozen source, not news."""
         header_ns = stamp_to_ns(message.header.stamp) if hasattr(message, "header") else 0
         came_ns, now_ns = self._clock.monotonic_ns(), self._clock.now_ns()
-        stamp = header_ns if header_ns and self.spec.align.stamp == "header" else now_ns
+        waited_ns = self._transit.waited_ns(self.subscription.sent_ns if self.subscription else 0, came_ns)
+        stamp = header_ns if header_ns and self.spec.align.stamp == "header" else now_ns - waited_ns
         with self._lock:
             self.received += 1
             if header_ns and header_ns == self._header_ns:
@@ -149,7 +153,7 @@ class ObservationStream:
                 self._samples.clear()  # the source or its clock started again
             self._header_ns = header_ns
             self.frozen = 0
-            self._samples.append(Sample(stamp, message, came_ns))
+            self._samples.append(Sample(stamp, message, came_ns - waited_ns))
             while len(self._samples) > self._fewest and self._samples[1].stamp_ns <= stamp - self._keep_ns:
                 self._samples.popleft()
 
@@ -208,7 +212,7 @@ class ObservationStream:
             samples = list(self._samples)
             frozen = self.frozen
         if not samples:
-            publishers = self.subscription.matched
+            publishers = self.subscription.matched if self.subscription else 0
             hint = "nobody publishes it: start the driver or check the topic" if not publishers else "no message yet"
             raise MissingObservation(f"{name}: {hint}")
         chosen = next((s for s in reversed(samples) if s.stamp_ns <= stamp_ns), samples[0])

@@ -30,6 +30,8 @@ class FakeNode:
 
     def __init__(self) -> None:
         self.now = 10_000 * MS
+        self.sent = 0
+        """When the message was sent that comes next, by its sender's own clock; 0 where the transport does not tell."""
         self.behind = 0
         """How much less the ROS clock has moved than the monotonic one."""
         self.callbacks: dict[str, Any] = {}
@@ -50,6 +52,10 @@ class FakeNode:
 
         class Sub:
             malformed = 0
+
+            @property
+            def sent_ns(self) -> int:
+                return node.sent
 
             @property
             def matched(self) -> int:
@@ -192,6 +198,44 @@ def test_a_clock_that_is_ahead_or_set_back_does_not_make_a_picture_younger() -> 
     with pytest.raises(StaleObservation, match=r"top/image_raw.*901 ms old now") as caught:
         sampler.sample(node.now)
     assert "/joint_states" not in str(caught.value)
+
+
+def test_what_waited_in_a_starved_nodes_queue_is_not_fresh_when_it_is_taken() -> None:
+    """Fault: the device gets no processor for a second. The sender's clock is an hour ahead, which says nothing."""
+    node, sampler = make(stamp="receive")
+    ahead = 3_600_000 * MS
+    for _ in range(5):
+        node.now += 20 * MS
+        node.sent = node.now + ahead
+        feed(node, top=picture(node.now), state=joints(node.now))
+    sampler.sample(node.now)
+    node.now += 1000 * MS
+    node.sent += 30 * MS
+    feed(node, top=picture(node.now), state=joints(node.now))
+    with pytest.raises(StaleObservation, match=r"top/image_raw.*9\d\d ms old.*tolerance 200 ms"):
+        sampler.sample(node.now)
+    node.sent = node.now + ahead
+    feed(node, top=picture(node.now + MS), state=joints(node.now + MS))
+    sampler.sample(node.now)
+
+
+def test_messages_that_wait_for_different_times_are_no_stream_that_began_anew() -> None:
+    node, sampler = make(stamp="receive", keep_ms=300)
+    start = node.now
+    for waited in (100, 70, 100, 62, 90):
+        start += 40 * MS
+        node.now, node.sent = start + waited * MS, start
+        feed(node, top=picture(start), state=joints(start))
+    assert [len(stream._samples) for stream in sampler.streams] == [5, 5]
+
+
+def test_a_senders_clock_that_was_set_back_is_followed() -> None:
+    node, sampler = make(stamp="receive")
+    for back in (0, 0, 5000 * MS, 5000 * MS, 5000 * MS):
+        node.now += 20 * MS
+        node.sent = node.now - back
+        feed(node, top=picture(node.now), state=joints(node.now))
+        sampler.sample(node.now)
 
 
 def test_a_stream_that_recovers_is_used_again() -> None:
