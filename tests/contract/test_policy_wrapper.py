@@ -320,14 +320,20 @@ class Resources:
         return cls(files, threads, megabytes, tracemalloc.get_traced_memory()[0], len(gc.get_objects()))
 
 
+@pytest.fixture
+def unlogged() -> Iterator[None]:
+    """Nothing is logged: pytest keeps every record of a test."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
 @pytest.mark.timeout(300)
 def test_opening_and_closing_50_times_leaves_nothing_behind(
-    load: Callable[[PolicyFolder], PolicyWrapper], backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: Callable[[PolicyFolder], PolicyWrapper], backend: str, tmp_path: Path, unlogged: None
 ) -> None:
     folder = small_policy(backend, tmp_path / "policy", tmp_path / "simulators")
     batch = make_batch(folder, 0)
-    # pytest keeps every record of a test.
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
 
     def use(times: int) -> Resources:
         for _ in range(times):
