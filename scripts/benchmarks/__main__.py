@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -54,7 +55,8 @@ def _warm_peers() -> None:
     modules = ("lerobot.async_inference.policy_server", "lerobot.common.control_utils", "websockets", "msgpack")
     command = [os.environ["BENCH_PEER_PYTHON"], "-m", "benchmarks.footprint", *modules]
     try:
-        subprocess.run(command, capture_output=True, timeout=WARM_S, check=True)
+        with tempfile.TemporaryDirectory() as elsewhere:  # LeRobot writes a log where it is imported
+            subprocess.run(command, capture_output=True, timeout=WARM_S, check=True, cwd=elsewhere)
     except (subprocess.SubprocessError, KeyError) as error:
         print(f"the peers could not be imported: {error}", file=sys.stderr)
 
