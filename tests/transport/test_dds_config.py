@@ -41,6 +41,12 @@ def test_without_settings_it_is_loopback_with_multicast_and_large_datagrams() ->
     assert load_config({}).domain_id == 0
 
 
+def test_what_was_lost_is_asked_for_within_a_control_tick() -> None:
+    """With Cyclone's own 100 ms each, one lost packet would hold the arm."""
+    assert _text(_domain(), "Internal/HeartbeatInterval") == "10ms"
+    assert _text(_domain(), "Internal/NackDelay") == "10ms"
+
+
 def test_peers_and_addresses() -> None:
     domain = _domain(DDS_INTERFACE="127.0.0.1", DDS_PEERS="10.0.0.1; host-2,10.0.0.3", DDS_MULTICAST="false")
     (interface,) = domain.iter(f"{NAMESPACE}NetworkInterface")

@@ -18,7 +18,9 @@ took a fifth of a second. ``SocketReceiveBufferSize`` has no ``min``: more than 
 the process from joining at all. ``MaxAutoParticipantIndex`` bounds the processes per host and domain (rmw
 says 32, and with host networking all containers share it). ``WriterLingerDuration`` is how long each writer
 with data that a dead peer never acknowledged delays the end of its process. ``MaxSampleSize`` bounds what a
-message from outside can make us allocate.
+message from outside can make us allocate. ``HeartbeatInterval`` and ``NackDelay`` say how soon what was lost is asked
+for: with Cyclone's own, one lost packet costs 100 to 200 ms, which is two to four control ticks (docs/benchmarks.md).
+``NackDelay`` is above a LAN's round trip, Wi-Fi's too, so that nothing is asked for twice while it is on its way.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ _RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
 _RMEM_WANTED = 32 * 1024 * 1024
 _RMEM_ENOUGH = 8 * 1024 * 1024  # holds the largest request that is usual, two float32 cameras of 480x640
 _MAX_DOMAIN = 232
+# Cyclone's own: a heartbeat after 100 ms, at most every 20; of the same data 100 ms between two requests to send it again.
+_LOSS = '<HeartbeatInterval minsched="5ms">10ms</HeartbeatInterval><NackDelay>10ms</NackDelay>'
 _SIZE = re.compile(r"\d+ ?(B|kB|MB|GB|KiB|MiB|GiB)")
 
 
@@ -113,7 +117,8 @@ def _xml(env: Mapping[str, str]) -> str:
             f"<MaxMessageSize>{_size(env, 'DDS_MAX_MESSAGE_SIZE', '65500B')}</MaxMessageSize></General>",
             '<Internal><SocketReceiveBufferSize min="default" max=',
             f'"{_size(env, "DDS_RECEIVE_BUFFER", "32MB")}"/>',
-            "<WriterLingerDuration>100ms</WriterLingerDuration><MaxSampleSize>256MB</MaxSampleSize></Internal>",
+            "<WriterLingerDuration>100ms</WriterLingerDuration><MaxSampleSize>256MB</MaxSampleSize>",
+            f"{_LOSS}</Internal>",
             "<Discovery><ParticipantIndex>auto</ParticipantIndex>",
             "<MaxAutoParticipantIndex>120</MaxAutoParticipantIndex>",
             _peers_element(peers),
