@@ -45,7 +45,7 @@ _RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
 _RMEM_WANTED = 32 * 1024 * 1024
 _RMEM_ENOUGH = 8 * 1024 * 1024  # holds the largest request that is usual, two float32 cameras of 480x640
 _MAX_DOMAIN = 232
-# Cyclone's own: a heartbeat after 100 ms, at most every 20; of the same data 100 ms between two requests to send it again.
+# Cyclone's own: a heartbeat after 100 ms, at most one in 20; 100 ms between two requests to send the same data again.
 _LOSS = '<HeartbeatInterval minsched="5ms">10ms</HeartbeatInterval><NackDelay>10ms</NackDelay>'
 _SIZE = re.compile(r"\d+ ?(B|kB|MB|GB|KiB|MiB|GiB)")
 
