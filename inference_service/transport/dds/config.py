@@ -20,7 +20,8 @@ says 32, and with host networking all containers share it). ``WriterLingerDurati
 with data that a dead peer never acknowledged delays the end of its process. ``MaxSampleSize`` bounds what a
 message from outside can make us allocate. ``HeartbeatInterval`` and ``NackDelay`` say how soon what was lost is asked
 for: with Cyclone's own, one lost packet costs 100 to 200 ms, which is two to four control ticks (docs/benchmarks.md).
-``NackDelay`` is above a LAN's round trip, Wi-Fi's too, so that nothing is asked for twice while it is on its way.
+``NackDelay`` is meant to be above the round trip, so that what is on its way is not asked for again; on a machine
+too busy to empty its socket in that time it is.
 """
 
 from __future__ import annotations
