@@ -196,13 +196,15 @@ def test_a_device_that_sends_rubbish_fast_does_not_starve_another(asking: Asking
         assert wait_until(lambda: engine._report.malformed > 5)
         for number in range(20):
             assert asking.ask(of("s1", number)).status == "ok"
+        # A rate takes half a second to be known, and twenty answers may come sooner.
+        assert wait_until(lambda: engine._sessions.devices()["flood"].rate_hz > 0)
     finally:
         stop.set()
         thread.join(10.0)
         flood.node.close()
     devices = engine._sessions.devices()
     assert devices["device of s1"].served == 20 and devices["device of s1"].refused == 0
-    assert devices["flood"].refused > 5 and devices["flood"].rate_hz > 0
+    assert devices["flood"].refused > 5
 
 
 def test_no_device_is_served_less_than_another(asking: Asking, start: Start) -> None:
