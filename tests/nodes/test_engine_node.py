@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference_service.core.engine import synthetic_batch
+from inference_service.core.engine import PureInferenceEngine, synthetic_batch
 from inference_service.core.policy_folder import PolicyFolder
+from inference_service.nodes import engine_node
 from inference_service.nodes.engine_node import EngineNode, main
 from inference_service.wire.envelope import EngineState, encode_request
 from inference_service.wire.variants import to_variants
@@ -57,7 +58,20 @@ def held_up(engine: EngineNode) -> tuple[threading.Event, threading.Event]:
     return started, go_on
 
 
-def test_it_warms_up_before_it_is_ready(asking: Asking, start: Any) -> None:
+def held_until(asking: Asking, state: EngineState, held: Any) -> Any:
+    """``held``, that only goes on once the engine's card has shown ``state``."""
+
+    def wait_first(*args: Any, **options: Any) -> Any:
+        asking.wait_for(state)
+        return held(*args, **options)
+
+    return wait_first
+
+
+def test_it_warms_up_before_it_is_ready(asking: Asking, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, warm_up = engine_node.load_policy, PureInferenceEngine.warm_up
+    monkeypatch.setattr(engine_node, "load_policy", held_until(asking, EngineState.LOADING, load))
+    monkeypatch.setattr(PureInferenceEngine, "warm_up", held_until(asking, EngineState.WARMING_UP, warm_up))
     start()
     asking.wait_for(EngineState.READY)
     states = list(dict.fromkeys(card.state for card in asking.cards))
