@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from inference_service.core.batch import AffineImage, Batch, Feature, FeatureType, Float32, ImageNorm, Value
+from inference_service.core.batch import AffineImage, Batch, Feature, FeatureType, Float32, Value
 from inference_service.core.errors import (
     EngineFault,
     InferenceFailed,
@@ -21,6 +21,7 @@ from inference_service.core.errors import (
     MissingObservation,
 )
 from inference_service.core.grouping import groups
+from inference_service.core.image_norm import ImageNorm
 from inference_service.core.policy import (
     NO_CONTEXT,
     BatchingPolicy,

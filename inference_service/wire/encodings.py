@@ -30,8 +30,9 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from inference_service.core.batch import AffineImage, ImageNorm, JpegImage, NormKind, UInt8, Value, materialise
+from inference_service.core.batch import AffineImage, JpegImage, UInt8, Value, materialise
 from inference_service.core.errors import MalformedMessage
+from inference_service.core.image_norm import ImageNorm, NormKind
 from inference_service.wire.variants import Bounds, Entry
 
 CodecName = Literal["f32", "f16", "u8", "jpeg"]

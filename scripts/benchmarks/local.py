@@ -17,6 +17,7 @@ from inference_service.core.engine import PureInferenceEngine
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.postprocessor import TensorPostprocessor
 from inference_service.core.preprocessor import TensorPreprocessor
+from inference_service.transport.dds.native import keep_freed_memory
 
 
 class Local(Side):
@@ -24,6 +25,7 @@ class Local(Side):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__({})
+        keep_freed_memory()  # as every node's transport does
         folder = PolicyFolder.load(Path(config.get("folder") or DEMO_POLICY))
         if "device" in config:
             engine = PureInferenceEngine(load_policy(folder, config["device"]))

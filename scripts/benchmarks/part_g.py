@@ -16,7 +16,8 @@ from benchmarks.footprint import processor_s, resident_mib
 from benchmarks.measure import Goal
 from benchmarks.processes import BenchError
 
-IMAGES = "inference-service"
+IMAGES = "inference-service/"
+"""Where `docker compose build` puts them; images of tests have other names."""
 SETTLE_S = 1.0
 WORK_S = 10.0
 DEVICE = "device node, distributed"
@@ -130,7 +131,7 @@ def _images() -> dict[str, float] | str:
     command = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-        names = [line.split() for line in listed.splitlines() if IMAGES in line]
+        names = [line.split() for line in listed.splitlines() if line.startswith(IMAGES)]
         sizes = {name: _image_bytes(image) / 1e6 for name, image in names}
     except (subprocess.SubprocessError, OSError, ValueError):
         return "Docker does not answer"

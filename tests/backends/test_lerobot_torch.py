@@ -17,8 +17,9 @@ import pytest
 from inference_service.backends import lerobot_torch as backend
 from inference_service.backends.lerobot_families import REFUSED
 from inference_service.backends.lerobot_options import LeRobotOptions
-from inference_service.core.batch import AffineImage, ImageNorm
+from inference_service.core.batch import AffineImage
 from inference_service.core.errors import BackendError, BackendUnavailable, InferenceFailed, ModelLoadFailed
+from inference_service.core.image_norm import ImageNorm
 from inference_service.core.policy import BackendOptions, PolicySpec
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.postprocessor import TensorPostprocessor

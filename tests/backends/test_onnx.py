@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from inference_service.backends import onnx as backend
-from inference_service.core.batch import AffineImage, ImageNorm
+from inference_service.core.batch import AffineImage
 from inference_service.core.errors import BackendError, BackendUnavailable, InferenceFailed, ModelLoadFailed
+from inference_service.core.image_norm import ImageNorm
 from inference_service.core.policy import BackendOptions
 from inference_service.core.policy_folder import PolicyFolder
 from policies import make_plain_folder

@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_service.core.batch import AffineImage, Batch, FeatureType, ImageNorm, materialise
+from inference_service.core.batch import AffineImage, Batch, FeatureType, materialise
 from inference_service.core.engine import PureInferenceEngine
 from inference_service.core.errors import BackendError, EngineFault, ModelLoadFailed
+from inference_service.core.image_norm import ImageNorm
 from inference_service.core.policy import BackendOptions, InferenceContext, PolicyWrapper, RecoverablePolicy
 from inference_service.core.policy_folder import PolicyFolder
 from tests.policies import make_plain_folder

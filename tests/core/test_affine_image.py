@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import _ctypes
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from inference_service.core import batch
-from inference_service.core.batch import AffineImage, ImageNorm
+from inference_service.core import image_norm, pixel_kernel
+from inference_service.core.batch import AffineImage
+from inference_service.core.image_norm import ImageNorm
 
 MEAN = tuple(map(float, np.float32([0.485, 0.456, 0.406])))
 STD = tuple(map(float, np.float32([0.229, 0.224, 0.225])))
 NORMS = [ImageNorm(), ImageNorm("mean_std", MEAN, STD), ImageNorm("min_max", MEAN, STD)]
 SIZES = [(96, 128), (97, 129), (1, 1), (33, 1), (480, 640), (32, 5)]
+
+
+@pytest.fixture(params=["kernel", "numpy"], autouse=True)
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything here holds with the compiled kernel and without."""
+    if request.param == "numpy":
+        monkeypatch.setattr(image_norm, "_kernel", None)
+    elif image_norm._kernel is None:
+        pytest.skip("pixels.c is not built here: no C compiler when this environment was made")
+    return str(request.param)
 
 
 def picture(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -88,15 +101,62 @@ def test_norm_of_another_number_of_channels_is_refused() -> None:
 def test_a_large_picture_on_two_threads_is_the_same_bit_for_bit(busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(3).integers(0, 256, (481, 639, 3), np.uint8)
     image = AffineImage(pixels, ImageNorm("mean_std", (0.5, 0.25, 0.75), (0.2, 0.3, 0.4)))
-    monkeypatch.setattr(batch, "_cores", lambda: 1)
+    monkeypatch.setattr(image_norm, "_cores", lambda: 1)
     alone = image.materialise()
-    monkeypatch.setattr(batch, "_cores", lambda: 2)
+    monkeypatch.setattr(image_norm, "_cores", lambda: 2)
     go_on = threading.Event()
     if busy:
-        batch._second_thread().submit(go_on.wait, 30.0)
+        image_norm._second_thread().submit(go_on.wait, 30.0)
     try:
         assert np.array_equal(image.materialise().view(np.uint32), alone.view(np.uint32))
     finally:
         go_on.set()
     expected = image.norm.table(3)[pixels, np.arange(3)].transpose(2, 0, 1)[None]
     assert np.array_equal(alone.view(np.uint32), expected.view(np.uint32))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_rows_that_lie_apart(channels: int) -> None:
+    """As in a message whose rows are padded, and in a region of a picture."""
+    norm = ImageNorm("mean_std", (0.5, 0.25, 0.75, 0.1)[:channels], (0.2, 0.3, 0.4, 0.5)[:channels])
+    pixels = picture(21, 40, channels)[3:, 5:38]
+    assert np.array_equal(AffineImage(pixels, norm).materialise(), by_formula(pixels, norm))
+
+
+def test_pictures_that_lie_close_together_stay_apart() -> None:
+    """Nothing is written before, between or behind the planes asked for."""
+    image = AffineImage(picture(33, 47), NORMS[2])
+    buffer = np.full(image.shape[1] * 33 * 47 + 2, np.nan, np.float32)
+    image.materialise(out=buffer[1:-1].reshape(image.shape))
+    assert np.isnan(buffer[[0, -1]]).all()
+    assert not np.isnan(buffer[1:-1]).any()
+
+
+def test_the_kernel_is_used_where_it_fits(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, ...]] = []
+    kernel = image_norm._kernel
+
+    def counted(*arguments: int) -> None:
+        calls.append(arguments)
+        assert kernel is not None
+        kernel(*arguments)
+
+    if kernel is not None:
+        monkeypatch.setattr(image_norm, "_kernel", counted)
+    AffineImage(picture(8, 9)).materialise()
+    assert len(calls) == (1 if implementation == "kernel" else 0)
+    AffineImage(picture(8, 9)[:, ::2]).materialise()
+    assert len(calls) == (1 if implementation == "kernel" else 0)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no library"])
+def test_a_library_that_is_missing_or_broken_is_done_without(content: bytes | None, tmp_path: Path) -> None:
+    library = tmp_path / "pixels.ctypes.so"
+    if content is not None:
+        library.write_bytes(content)
+    assert pixel_kernel.load(library) is None
+
+
+def test_a_library_of_another_version_is_done_without() -> None:
+    """Any library that lacks our symbol: that of ctypes, say."""
+    assert pixel_kernel.load(Path(_ctypes.__file__)) is None

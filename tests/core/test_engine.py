@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference_service.core.batch import AffineImage, Batch, Float32, ImageNorm
+from inference_service.core.batch import AffineImage, Batch, Float32
 from inference_service.core.coordinator import InferenceCoordinator
 from inference_service.core.engine import PureInferenceEngine, synthetic_batch
 from inference_service.core.errors import (
@@ -20,6 +20,7 @@ from inference_service.core.errors import (
     MissingObservation,
     NonFiniteAction,
 )
+from inference_service.core.image_norm import ImageNorm
 from inference_service.core.policy import NO_CONTEXT, InferenceContext, PolicySpec, PolicyWrapper
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.postprocessor import TensorPostprocessor

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from inference_service.core.batch import AffineImage, ImageNorm
+from inference_service.core.batch import AffineImage
 from inference_service.core.errors import MissingStatistics, PolicyFolderError, UnsupportedStep
+from inference_service.core.image_norm import ImageNorm
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.core.postprocessor import TensorPostprocessor
 from inference_service.core.preprocessor import TensorPreprocessor

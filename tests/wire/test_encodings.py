@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from wire_rig import MEAN_STD, MIN_MAX, over_the_wire, picture
 
-from inference_service.core.batch import AffineImage, ImageNorm
+from inference_service.core.batch import AffineImage
 from inference_service.core.errors import MalformedMessage
+from inference_service.core.image_norm import ImageNorm
 from inference_service.wire.encodings import SUPPORTED_CODECS, Codec, decode, encode, parse_encodings
 from inference_service.wire.variants import DEFAULT_BOUNDS, Bounds, from_variants, to_variants
 

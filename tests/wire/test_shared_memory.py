@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_service.core.batch import AffineImage, ImageNorm
+from inference_service.core.batch import AffineImage
 from inference_service.core.errors import MalformedMessage
+from inference_service.core.image_norm import ImageNorm
 from inference_service.wire import interfaces
 from inference_service.wire.card import EngineCard, EngineState, card_from_status, card_to_status
 from inference_service.wire.envelope import Request, decode_request, encode_request

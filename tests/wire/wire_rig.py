@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from inference_service.core.batch import AffineImage, ImageNorm
+from inference_service.core.batch import AffineImage
+from inference_service.core.image_norm import ImageNorm
 from inference_service.wire.envelope import Request, encode_request
 from inference_service.wire.interfaces import deserialize, serialize
 from inference_service.wire.variants import VARIANTS_LIST

@@ -25,9 +25,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from inference_service.core.batch import AffineImage, Feature, FeatureType, Float32, ImageNorm, NormKind
+from inference_service.core.batch import AffineImage, Feature, FeatureType, Float32
 from inference_service.core.errors import MissingStatistics, PolicyFolderError
 from inference_service.core.files import check
+from inference_service.core.image_norm import ImageNorm, NormKind
 from inference_service.core.policy_config import ACTION, NormMode, parse_features, parse_norm_map
 from inference_service.core.processing.step import ProcessorStep, Transition, check_options, register
 from inference_service.core.processor_files import StepEntry
@@ -79,6 +80,13 @@ class FeatureNorm:
         return result
 
     def _low_and_scale(self, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        return self._single if dtype == np.float32 else self._in(dtype)
+
+    @cached_property
+    def _single(self) -> tuple[Array, Array]:
+        return self._in(np.dtype(np.float32))
+
+    def _in(self, dtype: np.dtype[Any]) -> tuple[Array, Array]:
         low, high = self.low.astype(dtype, copy=False), self.high.astype(dtype, copy=False)
         eps = dtype.type(self.eps)
         if self.mode is NormMode.MEAN_STD:

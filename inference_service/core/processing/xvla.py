@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from inference_service.core.batch import AffineImage, Feature, ImageNorm, Value
+from inference_service.core.batch import AffineImage, Feature, Value
 from inference_service.core.errors import InvalidObservation
 from inference_service.core.files import check
+from inference_service.core.image_norm import ImageNorm
 from inference_service.core.processing.step import ProcessorStep, Transition, check_options, register
 from inference_service.core.processor_files import StepEntry
 

@@ -56,10 +56,11 @@ def _python(image: str, script: str) -> str:
 
 
 def test_everything_imports_on_arm64(built: str) -> None:
-    """Our nodes, DDS and the runtime: for RK3588 Rockchip's real wheel."""
+    """Our nodes, DDS, the compiled loop and the runtime: for RK3588 Rockchip's real wheel."""
     runtime = "onnxruntime" if built.split("/")[-1].startswith("device") else "rknnlite.api"
     modules = f"platform, {runtime}, tokenizers, cyclonedds.domain, inference_service.nodes.engine_node"
     assert _python(built, f"import {modules}; print(platform.machine())") == "aarch64"
+    assert _python(built, "from inference_service.core.pixel_kernel import load; print(load() is not None)") == "True"
 
 
 def test_an_engine_starts_on_arm64(built: str) -> None:

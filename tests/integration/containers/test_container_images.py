@@ -84,6 +84,14 @@ def test_nothing_of_the_build_machine_is_inside(built: tuple[str, str, int | Non
         assert _shell(image, f"grep -rlF '{line}' /etc /opt /usr /tmp 2>/dev/null || true") == "", certificate.name
 
 
+def test_the_compiled_loop_over_pictures_is_there(built: tuple[str, str, int | None]) -> None:
+    """Built once, in one Debian, for the Python of each image. Without it numpy would do the same, slower."""
+    image, _, _ = built
+    script = "from inference_service.core.pixel_kernel import load; assert load() is not None"
+    command = {"entrypoint": "/opt/venv/bin/python", "network_mode": "none", "remove": True}
+    client().containers.run(image, ["-c", script], **command)
+
+
 def test_size(built: tuple[str, str, int | None], measured: Callable[[str], None]) -> None:
     image, base, budget = built
     images = client().images
