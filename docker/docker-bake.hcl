@@ -1,10 +1,10 @@
 # All images for all their platforms: docker buildx bake -f docker/docker-bake.hcl [IMAGE…]
 # With --set '*.platform=linux/amd64' or one image's name for a part of it; --push sends them to IMAGE_REGISTRY.
 
-variable "IMAGE_REGISTRY" { default = "inference-service" }
+variable "IMAGE_REGISTRY" { default = "localhost/inference-service" }
 variable "IMAGE_TAG" { default = "0.1.0" }
-variable "TRIXIE_IMAGE" { default = "debian:trixie-slim" }
-variable "BOOKWORM_IMAGE" { default = "debian:bookworm-slim" }
+variable "TRIXIE_IMAGE" { default = "debian:trixie-20260824-slim" }
+variable "BOOKWORM_IMAGE" { default = "debian:bookworm-20260824-slim" }
 variable "ROS_IMAGE" { default = "ros:jazzy-ros-base" }
 variable "CANN_IMAGE" { default = "no-cann" }
 variable "BUILD_CA" { default = "/dev/null" }

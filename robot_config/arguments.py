@@ -58,6 +58,7 @@ class LaunchArguments:
         False, "Distributed: also start the engine on this machine, for development", "true", "false"
     )
     device: str = _argument("", f"Runtime that computes the policy: {DEVICES}; empty: as the YAML's model says")
+    threads: int = _argument(0, "CPU threads of that runtime; 0: its own choice")
     policy_path: str = _argument(
         "", "Policy directory; engine://: the engine sends its small files; empty: the path of the YAML's model"
     )

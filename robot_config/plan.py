@@ -223,6 +223,7 @@ def _device(
         if model
         else ModelConfig.model_fields["lerobot_norm_mode"].default,
         "device": "cpu" if distributed else _runtime(cfg, inference, arguments),
+        "threads": arguments.threads,
         "execution_mode": "distributed" if distributed else "monolithic",
         "request_timeout": inference.request_timeout,
         "cloud_inference_topic": inference.cloud_inference_topic,
@@ -250,6 +251,7 @@ def _local_engine(cfg: RobotConfig, inference: InferenceConfig, policy: str, arg
         device=_runtime(cfg, inference, arguments),
         input_topic=inference.cloud_inference_topic,
         output_topic=inference.cloud_result_topic,
+        threads=arguments.threads,
         backend_options=_options(cfg, inference),
         transport=arguments.transport,
     )

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check_host(env: Mapping[str, str]) -> int:
-    missing = host.missing(env.get("ENGINE") or "cpu")
+    missing = host.missing(env.get("ENGINE") or "cpu", env)
     for problem in missing:
         _logger.error("%s", problem)
     return EXIT_BAD_CONFIGURATION if missing else 0

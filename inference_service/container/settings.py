@@ -102,7 +102,8 @@ def make_container_plan(settings: Settings) -> Plan:
         words = [f"policy_path:={settings.model}", f"device:={settings.device}", f"threads:={settings.threads}"]
         return make_engine_plan(EngineArguments.parse([*words, f"transport:={settings.transport}"]))
     cfg = load_robot_config(settings.robot_file)
-    arguments = LaunchArguments(
+    arguments = replace(
+        LaunchArguments.parse([f"threads:={settings.threads}"]),
         config_path=settings.robot_file,
         control_mode=settings.control_mode,
         execution_mode="" if settings.role == "sim" else _EXECUTION_MODES[settings.role],

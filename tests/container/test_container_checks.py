@@ -127,24 +127,41 @@ COMPATIBLE = "sys/firmware/devicetree/base/compatible"
 
 
 @pytest.mark.parametrize(
-    ("engine", "files"),
+    ("engine", "env", "files"),
     [
-        ("cpu", []),
-        ("cuda", ["dev/nvidia0"]),
-        ("cuda", ["dev/dxg"]),
-        ("ascend", ["dev/davinci0", "dev/davinci_manager"]),
-        ("rknn", ["dev/dri/renderD129", COMPATIBLE]),
+        ("cpu", {}, []),
+        ("cuda", {}, ["dev/nvidia0"]),
+        ("cuda", {}, ["dev/dxg"]),
+        ("ascend", {}, [f"dev/{name}" for name in host.ASCEND_BOARDS["310p"]]),
+        (
+            "ascend",
+            {"ASCEND_DEVICE": "/dev/davinci1"},
+            ["dev/davinci1", "dev/davinci_manager", "dev/devmm_svm", "dev/hisi_hdc"],
+        ),
+        ("ascend", {"ASCEND_BOARD": "310b"}, [f"dev/{name}" for name in host.ASCEND_BOARDS["310b"]]),
+        ("ascend", {"ASCEND_BOARD": "sd3403"}, ["dev/svp_npu", "dev/mmz_userdev"]),
+        ("rknn", {}, ["dev/dri/renderD129", COMPATIBLE]),
     ],
 )
-def test_a_host_with_its_accelerator(tmp_path: Path, engine: str, files: list[str]) -> None:
-    assert host.missing(engine, _tree(tmp_path, *files)) == []
+def test_a_host_with_its_accelerator(tmp_path: Path, engine: str, env: dict[str, str], files: list[str]) -> None:
+    assert host.missing(engine, env, _tree(tmp_path, *files)) == []
+
+
+@pytest.mark.parametrize(("board", "devices"), host.ASCEND_BOARDS.items())
+def test_each_device_of_an_ascend_board_is_asked_for(tmp_path: Path, board: str, devices: tuple[str, ...]) -> None:
+    for absent in devices:
+        root = _tree(tmp_path / absent, *(f"dev/{name}" for name in devices if name != absent))
+        (said,) = host.missing("ascend", {"ASCEND_BOARD": board}, root)
+        assert said.startswith(f"ENGINE=ascend: /dev/{absent} not on this host")
+        assert "set ASCEND_BOARD in .env" in said
 
 
 @pytest.mark.parametrize(
     ("engine", "files", "told"),
     [
         ("cuda", [], "ENGINE=cuda: no NVIDIA GPU on this host"),
-        ("ascend", ["dev/davinci0"], "ENGINE=ascend: /dev/davinci_manager not on this host"),
+        ("cuda", ["dev/nvhost-gpu"], "ENGINE=cuda: this is a Jetson, and the image engine-cuda is for PCs and servers"),
+        ("ascend", ["dev/davinci0"], "ENGINE=ascend: /dev/davinci_manager, /dev/devmm_svm, /dev/hisi_hdc not on"),
         ("rknn", [COMPATIBLE], "ENGINE=rknn: /dev/dri not on this host"),
         ("rknn", [COMPATIBLE, "dev/dri/renderD128"], "ENGINE=rknn: /dev/dri/renderD129, the NPU, not on this host"),
         ("rknn", ["dev/dri/renderD129"], "ENGINE=rknn: /proc/device-tree/compatible names no rockchip,rk35"),
@@ -152,5 +169,10 @@ def test_a_host_with_its_accelerator(tmp_path: Path, engine: str, files: list[st
     ],
 )
 def test_a_host_without(tmp_path: Path, engine: str, files: list[str], told: str) -> None:
-    (said,) = host.missing(engine, _tree(tmp_path, *files))
+    (said,) = host.missing(engine, {}, _tree(tmp_path, *files))
     assert said.startswith(told)
+
+
+def test_an_ascend_board_nobody_knows(tmp_path: Path) -> None:
+    (said,) = host.missing("ascend", {"ASCEND_BOARD": "910x"}, _tree(tmp_path))
+    assert said == "ENGINE=ascend: ASCEND_BOARD=910x: wants one of 310p, 310b, sd3403; set it in .env"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from inference_service.container.settings import ROLES, ContainerError, Settings, make_container_plan
+from robot_config import RobotConfigError
 
 REPO = Path(__file__).resolve().parents[2]
 POLICY = REPO / "policies/so101_act_demo"
@@ -59,10 +60,17 @@ def test_a_device_may_take_its_policy_from_the_engine(tmp_path: Path) -> None:
     assert make_container_plan(settings).processes[0].parameters["checkpoint"] == "engine://feed"
 
 
-def test_the_engine_takes_device_and_threads(tmp_path: Path) -> None:
-    settings = _settings("engine", tmp_path, ENGINE_DEVICE="rknn", ENGINE_THREADS="3")
+@pytest.mark.parametrize("role", ["engine", "monolithic"])
+def test_what_computes_takes_device_and_threads(role: str, tmp_path: Path) -> None:
+    settings = _settings(role, tmp_path, ENGINE_DEVICE="rknn", ENGINE_THREADS="3")
     parameters = make_container_plan(settings).processes[0].parameters
     assert (parameters["device"], parameters["threads"]) == ("rknn", 3)
+
+
+@pytest.mark.parametrize("role", ["engine", "monolithic"])
+def test_threads_that_are_no_number_are_refused(role: str, tmp_path: Path) -> None:
+    with pytest.raises(RobotConfigError, match="threads:=many"):
+        make_container_plan(_settings(role, tmp_path, ENGINE_THREADS="many"))
 
 
 def test_an_image_with_ros_names_its_transport(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inference_service import readiness
 from inference_service.core.engine import PureInferenceEngine, synthetic_batch
 from inference_service.core.policy_folder import PolicyFolder
 from inference_service.nodes import engine_node
@@ -59,21 +60,26 @@ def held_up(engine: EngineNode) -> tuple[threading.Event, threading.Event]:
 
 
 def held_until(asking: Asking, state: EngineState, held: Any) -> Any:
-    """``held``, that only goes on once the engine's card has shown ``state``."""
+    """``held``, that only goes on once the engine's card has shown ``state``; until then no health check passes."""
 
     def wait_first(*args: Any, **options: Any) -> Any:
         asking.wait_for(state)
+        assert wait_until(lambda: readiness.check(["pure_inference"]) == [f"pure_inference: {state.name}"])
         return held(*args, **options)
 
     return wait_first
 
 
-def test_it_warms_up_before_it_is_ready(asking: Asking, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_warms_up_before_it_is_ready(
+    asking: Asking, start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(readiness.STATUS_DIR, str(tmp_path))
     load, warm_up = engine_node.load_policy, PureInferenceEngine.warm_up
     monkeypatch.setattr(engine_node, "load_policy", held_until(asking, EngineState.LOADING, load))
     monkeypatch.setattr(PureInferenceEngine, "warm_up", held_until(asking, EngineState.WARMING_UP, warm_up))
     start()
     asking.wait_for(EngineState.READY)
+    assert wait_until(lambda: readiness.check(["pure_inference"]) == [])
     states = list(dict.fromkeys(card.state for card in asking.cards))
     assert states == [EngineState.LOADING, EngineState.WARMING_UP, EngineState.READY]
     card = asking.cards[-1]

@@ -171,7 +171,7 @@ def test_a_fault_of_the_robot_is_named_and_ends_with_it(
     """Fault: one stream at fault. Expected: an aborted goal that names it. Invariant: the engine is not asked."""
     engine = stand_in(promptly)
     fault(robot)
-    device()
+    node = device()
     refused: list[str] = []
 
     def refused_for_it() -> bool:
@@ -184,11 +184,14 @@ def test_a_fault_of_the_robot_is_named_and_ends_with_it(
     asked = len(engine.requests)
     assert says in dispatching.infer()[1].message
     assert len(engine.requests) == asked
+    fresh = "(/camera/" not in says
+    assert node._collect()[0].ready == fresh, "ready is who receives every stream"
     robot.muted.clear()
     robot.frozen.clear()
     robot.names, robot.size = ["1", "2", "3", "4", "5", "6"], (480, 640)
     robot.joints[2] = 0.9
     dispatching.infer_until_ok()
+    assert wait_until(lambda: node._collect()[0].ready)
 
 
 def test_without_an_engine_the_answer_is_immediate(robot: StandInRobot, device: Make, dispatching: Dispatching) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from stack_rig import REPO, Stack
 
+from inference_service.container.host import ASCEND_BOARDS
+
 pytestmark = pytest.mark.containers
 
 PROFILES = ("monolithic", "distributed", "cloud_local", "engine")
@@ -67,6 +69,8 @@ def test_every_combination(tmp_path: Path, profile: str, engine: str) -> None:
         assert service["network_mode"] == "host", name
         assert service["environment"]["ROS_DOMAIN_ID"] == "7", name
         assert service["restart"] == "unless-stopped", name
+        assert service["stop_grace_period"] == "15s", name
+        assert [mount for mount in service["tmpfs"] if mount.startswith("/tmp:mode=1777,size=")], name
         if name in ("device", "engine", "monolithic"):
             assert _mounts(service)["/model"] == str(REPO / "policies/so101_act_demo")
         if name != "engine":
@@ -124,36 +128,87 @@ def test_cuda_reserves_a_gpu(tmp_path: Path, role: str) -> None:
 @pytest.mark.parametrize("role", ["engine", "monolithic"])
 def test_rknn_has_the_npu_and_sees_the_device_tree(tmp_path: Path, role: str) -> None:
     service = _services(tmp_path, [role], ENGINE="rknn", RENDER_GID="109")[role]
-    assert "/dev/dri" in _devices(service)
+    assert _devices(service) == {"/dev/dri", "/dev/dma_heap"}
     assert {"systempaths=unconfined", "apparmor=unconfined"} <= set(service["security_opt"])
     assert {"video", "109"} <= set(service["group_add"])
     assert _mounts(service)["/usr/lib/librknnrt.so"] == "/usr/lib/librknnrt.so"
 
 
+def _besides(service: dict[str, Any]) -> dict[str, str]:
+    """Mounts that the accelerator asks for, beyond policy and robots."""
+    return {target: source for target, source in _mounts(service).items() if target not in ("/model", "/robot_config")}
+
+
 @pytest.mark.parametrize("role", ["engine", "monolithic"])
 def test_ascend_cards(tmp_path: Path, role: str) -> None:
-    service = _services(tmp_path, [role], ENGINE="ascend", ASCEND_DEVICE="/dev/davinci1")[role]
+    services = _services(tmp_path, [role], ENGINE="ascend", ASCEND_DEVICE="/dev/davinci1")
+    service = services[role]
     assert _devices(service) == {"/dev/davinci1", "/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc"}
-    assert {
+    mounts = (
         "/usr/local/dcmi",
         "/usr/local/bin/npu-smi",
         "/usr/local/Ascend/driver/lib64",
         "/usr/local/Ascend/driver/version.info",
         "/etc/ascend_install.info",
         "/usr/local/Ascend/ascend-toolkit",
-    } <= set(_mounts(service))
+    )
+    assert _besides(service) == {mount: mount for mount in mounts}
     assert "1000" in service["group_add"]
+    assert services["host-check"]["environment"]["ASCEND_DEVICE"] == "/dev/davinci1"
 
 
-def test_ascend_310b_has_other_devices(tmp_path: Path) -> None:
-    service = _services(tmp_path, ["engine"], ENGINE="ascend", ASCEND_BOARD="310b")["engine"]
-    assert {"/dev/davinci0", "/dev/davinci_manager", "/dev/svm0", "/dev/ts_aisle"} <= _devices(service)
-    assert not {"/dev/devmm_svm", "/dev/hisi_hdc"} & _devices(service)
-    assert _mounts(service)["/usr/lib64/libcrypto.so.1.1"] == "/usr/lib/aarch64-linux-gnu/libcrypto.so.1.1"
-    openeuler = _services(tmp_path, ["engine"], ENGINE="ascend", ASCEND_BOARD="310b", ASCEND_SYSTEM_LIBS="/usr/lib64")[
-        "engine"
-    ]
-    assert _mounts(openeuler)["/usr/lib64/libcrypto.so.1.1"] == "/usr/lib64/libcrypto.so.1.1"
+LIBRARIES_310B = [
+    "libaicpu_processer.so",
+    "libaicpu_prof.so",
+    "libaicpu_sharder.so",
+    "libadump.so",
+    "libtsd_eventclient.so",
+    "libaicpu_scheduler.so",
+    "libdcmi.so",
+    "libmpi_dvpp_adapter.so",
+    "libstackcore.so",
+]
+FILES_310B = [
+    "/etc/sys_version.conf",
+    "/etc/hdcBasic.cfg",
+    "/usr/local/sbin/npu-smi",
+    "/usr/local/Ascend/driver/lib64",
+    "/usr/lib64/aicpu_kernels",
+    "/var/slogd",
+    "/var/dmp_daemon",
+    "/usr/local/Ascend/ascend-toolkit",
+]
+
+
+@pytest.mark.parametrize("system", ["/usr/lib/aarch64-linux-gnu", "/usr/lib64"], ids=["Ubuntu", "openEuler"])
+def test_ascend_310b_has_other_devices(tmp_path: Path, system: str) -> None:
+    settings = {"ASCEND_BOARD": "310b", "ASCEND_SYSTEM_LIBS": "" if "aarch64" in system else system}
+    services = _services(tmp_path, ["engine"], ENGINE="ascend", **settings)
+    assert _devices(services["engine"]) == {f"/dev/{name}" for name in ASCEND_BOARDS["310b"]}
+    assert len(ASCEND_BOARDS["310b"]) == 12
+    same = {path: path for path in (*FILES_310B, *(f"/usr/lib64/{name}" for name in LIBRARIES_310B))}
+    distribution = {f"/usr/lib64/{name}": f"{system}/{name}" for name in ("libcrypto.so.1.1", "libyaml-0.so.2")}
+    assert _besides(services["engine"]) == same | distribution
+    assert services["host-check"]["environment"]["ASCEND_BOARD"] == "310b"
+
+
+def test_sd3403_has_its_own_npu_and_no_cann(tmp_path: Path) -> None:
+    settings = {
+        "ASCEND_BOARD": "sd3403",
+        "CANN": "none",
+        "ENGINE_DEVICE": "ascend_om_3403",
+        "SVP_LIBRARIES": "/opt/svp",
+    }
+    service = _services(tmp_path, ["engine"], ENGINE="ascend", **settings)["engine"]
+    assert _devices(service) == {"/dev/svp_npu", "/dev/mmz_userdev"}
+    assert _besides(service) == {"/usr/local/Ascend/driver/lib64": "/opt/svp"}
+    assert service["environment"]["ENGINE_DEVICE"] == "ascend_om_3403"
+
+
+@pytest.mark.parametrize("board", ASCEND_BOARDS)
+def test_the_host_check_asks_for_the_devices_that_the_engine_takes(tmp_path: Path, board: str) -> None:
+    service = _services(tmp_path, ["engine"], ENGINE="ascend", ASCEND_BOARD=board, CANN="none")["engine"]
+    assert _devices(service) == {f"/dev/{name}" for name in ASCEND_BOARDS[board]}
 
 
 def test_cann_may_come_with_the_image(tmp_path: Path) -> None:

@@ -74,10 +74,11 @@ def test_engine_paused_for_half_a_minute(running: tuple[Stack, Observer]) -> Non
     one, seen = running
     engine = one.container("engine")
     engine.pause()
+    paused = time.monotonic()
     try:
         _chunks_stop(seen)
         until(lambda: _dispatcher_level(seen) == 2, "the dispatcher says ERROR")
-        time.sleep(25.0)
+        time.sleep(max(0.0, paused + 30.0 - time.monotonic()))
     finally:
         engine.unpause()
     seen.wait_moving(one)
@@ -87,6 +88,22 @@ def test_engine_paused_for_half_a_minute(running: tuple[Stack, Observer]) -> Non
 def test_device_restarted(running: tuple[Stack, Observer]) -> None:
     one, seen = running
     one.container("device").restart()
+    seen.wait_moving(one)
+    one.wait_healthy("device")
+    assert seen.broken() == {}
+
+
+def test_a_robot_that_falls_silent(running: tuple[Stack, Observer]) -> None:
+    """Fault: no joint state, no picture. Expected: a device that its health check finds unhealthy, until they are back.
+    Invariant: all promises."""
+    one, seen = running
+    robot = one.container("sim")
+    robot.stop()
+    try:
+        until(lambda: one.health("device") == "unhealthy", "the device is unhealthy")
+        assert one.health("engine") == "healthy"
+    finally:
+        robot.start()
     seen.wait_moving(one)
     one.wait_healthy("device")
     assert seen.broken() == {}

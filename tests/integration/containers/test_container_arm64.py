@@ -63,6 +63,14 @@ def test_everything_imports_on_arm64(built: str) -> None:
     assert _python(built, "from inference_service.core.pixel_kernel import load; print(load() is not None)") == "True"
 
 
+def test_who_it_runs_as_on_arm64(built: str) -> None:
+    """As the images of this machine's own architecture."""
+    config = client().images.get(built).attrs["Config"]
+    assert (config["User"], config["StopSignal"]) == ("10001:10001", "SIGINT")
+    assert config["Healthcheck"]["Test"] == ["CMD", "inference-service", "health"]
+    assert config["Labels"]["org.opencontainers.image.title"].endswith(built.split("/")[-1].split(":")[0])
+
+
 def test_an_engine_starts_on_arm64(built: str) -> None:
     """With ONNX Runtime it becomes ready; for RK3588 it says what this machine lacks."""
     onnx = built.split("/")[-1].startswith("device")

@@ -14,7 +14,7 @@ from stack_rig import REPO, client, until
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 
 _MB = 1_000_000
-_TRIXIE, _BOOKWORM = "debian:trixie-slim", "debian:bookworm-slim"
+_TRIXIE, _BOOKWORM = "debian:trixie-20260824-slim", "debian:bookworm-20260824-slim"
 # Target, base, budget in MB on top of it; None: none was set.
 IMAGES = [
     ("device", _TRIXIE, 250),
@@ -132,6 +132,31 @@ def test_dds_is_debians_own(build: Callable[[str], str]) -> None:
     )
     assert "libdds_security_ac.so" in found
     assert "cyclonedds.libs" not in found
+
+
+def test_engine_ascend_starts_both_of_its_backends(build: Callable[[str], str]) -> None:
+    """As far as a machine without NPU and converted model lets them: they name the file that they need."""
+    script = "import inference_service.backends.compiled.ascend, inference_service.backends.compiled.sd3403"
+    client().containers.run(
+        build("engine-ascend"), ["-c", script], entrypoint="/opt/venv/bin/python", network_mode="none", remove=True
+    )
+    for device in ("ascend_om", "ascend_om_3403"):
+        told = f"/model/config.om.json: no such file; backend '{device}' needs it".encode()
+        engine = client().containers.run(
+            build("engine-ascend"),
+            detach=True,
+            init=True,
+            network_mode="none",
+            read_only=True,
+            tmpfs={"/tmp": "mode=1777"},
+            environment={"ROS_DOMAIN_ID": "7", "ENGINE": "ascend", "ENGINE_DEVICE": device},
+            volumes={str(REPO / "policies/so101_act_demo"): {"bind": "/model", "mode": "ro"}},
+        )
+        try:
+            until(lambda e=engine, t=told: t in e.logs(), f"{device} says {told!r}", 60)  # type: ignore[misc]
+            assert engine.exec_run(["inference-service", "health"]).exit_code == 1
+        finally:
+            engine.remove(force=True)
 
 
 def test_engine_cuda_computes_on_the_cpu_when_told(build: Callable[[str], str]) -> None:

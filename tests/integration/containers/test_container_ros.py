@@ -17,7 +17,17 @@ BASE = "inference-service-test/ros-stand-in:test"
 @pytest.fixture(scope="module")
 def device_ros(tmp_path_factory: pytest.TempPathFactory, measured: Callable[[str], None]) -> str:
     recipe = Path(__file__).with_name("ros_stand_in.Dockerfile")
-    words = ["docker", "build", "--network", "host", "--build-arg", "BASE=debian:trixie-slim", "--tag", BASE, "-"]
+    words = [
+        "docker",
+        "build",
+        "--network",
+        "host",
+        "--build-arg",
+        "BASE=debian:trixie-20260824-slim",
+        "--tag",
+        BASE,
+        "-",
+    ]
     made = subprocess.run(words, stdin=recipe.open(), capture_output=True, text=True, timeout=600, check=False)
     assert made.returncode == 0, made.stderr
     settings = {"DEVICE_IMAGE": "device-ros", "ROS_IMAGE": BASE}
@@ -37,7 +47,7 @@ def _run(device_ros: str, *command: str) -> str:
 
 def test_a_base_without_ros_is_refused(tmp_path: Path) -> None:
     """In one line that says what the base must hold."""
-    settings = {"DEVICE_IMAGE": "device-ros", "ROS_IMAGE": "debian:trixie-slim"}
+    settings = {"DEVICE_IMAGE": "device-ros", "ROS_IMAGE": "debian:trixie-20260824-slim"}
     done = Stack(tmp_path, "isvc-no-ros", ["*"], settings).run("build", "device", timeout_s=300, check=False)
     assert done.returncode != 0
     told = "ROS_IMAGE holds no ROS 2: device-ros wants an image with /opt/ros/DISTRIBUTION/setup.sh, rclpy and the"
