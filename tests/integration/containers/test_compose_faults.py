@@ -123,6 +123,21 @@ def test_a_node_killed_within_its_container(running: tuple[Stack, Observer]) -> 
     one.wait_healthy("device")
 
 
+def test_a_container_that_dies_is_started_again(running: tuple[Stack, Observer]) -> None:
+    """Fault: its first process is gone, with no command of Docker's. Expected: Docker starts the container again."""
+    one, seen = running
+    device = one.container("device")
+    os.kill(device.attrs["State"]["Pid"], signal.SIGKILL)
+
+    def again() -> bool:
+        device.reload()
+        return bool(device.attrs["State"]["Running"] and device.attrs["RestartCount"] == 1)
+
+    until(again, "the device's container runs again")
+    seen.wait_moving(one)
+    one.wait_healthy("device")
+
+
 def test_started_in_every_order(running: tuple[Stack, Observer]) -> None:
     one, seen = running
     containers = {role: one.container(role) for role in ROLES}
