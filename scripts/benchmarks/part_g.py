@@ -16,7 +16,7 @@ from benchmarks.footprint import processor_s, resident_mib
 from benchmarks.measure import Goal
 from benchmarks.processes import BenchError
 
-IMAGES = "inference-service/"
+IMAGES = "localhost/inference-service/"
 """Where `docker compose build` puts them; images of tests have other names."""
 SETTLE_S = 1.0
 WORK_S = 10.0

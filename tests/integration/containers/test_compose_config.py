@@ -246,7 +246,7 @@ def test_bake_builds_each_image_for_its_platforms() -> None:
     }
     for name, target in targets.items():
         assert target["target"] == name
-        assert target["tags"] == [f"inference-service/{name}:0.1.0"]
+        assert target["tags"] == [f"localhost/inference-service/{name}:0.1.0"]
         assert target["context"] == "."
         assert re.search(rf"^FROM .* AS {name}$", (REPO / target["dockerfile"]).read_text(), re.M)
 
