@@ -35,8 +35,12 @@ def run(bench: Bench) -> Result:
             sleeper.ready()
             dispatcher.ready()
             runs[name], runs[f"{name}, a sleeping process"] = _together(dispatcher, sleeper, seconds)
-    goal = Goal("tick p99.9 jitter at 50 Hz while inference runs, ms", runs["50 Hz"]["jitter_p999"], LIMIT_MS)
-    return Result({"runs": runs, "seconds": seconds}, {"Control tick": _table(runs)}, [goal], _notes(plans))
+    goals = [
+        Goal(f"tick p99.9 jitter while inference runs, {name}, ms", runs[name]["jitter_p999"], LIMIT_MS)
+        for name, hz, _ in plans
+        if hz == 50.0
+    ]
+    return Result({"runs": runs, "seconds": seconds}, {"Control tick": _table(runs)}, goals, _notes(plans))
 
 
 def _start_stack(bench: Bench, environment: dict[str, str]) -> None:
