@@ -15,7 +15,6 @@ from benchmarks.bench import Bench, Result, constant, mode_of
 from benchmarks.costs import step_costs
 from benchmarks.folders import CHUNK, STATE_DIM, picture_bytes
 from benchmarks.measure import Goal, Run, Series, interleave, ratio
-from benchmarks.processes import Worker
 from inference_service.wire.shared_memory import DEFAULT_DIRECTORY
 
 FULL_SIZE = (480, 640)
@@ -107,32 +106,23 @@ def _measure(bench: Bench, size: Size, complete: bool) -> dict[str, dict[str, Se
 
 
 def _ours(bench: Bench, size: Size, complete: bool) -> dict[str, Run]:
-    """``u8`` has an engine and a device of its own, as each peer has: megabytes of floats before it slow its memory."""
-    others = ("jpeg:90", "f16", "f32") if complete else ("jpeg:90",)
-    alone, environment = _pair(bench, size, floats=False)
-    same_host = _device(bench, size, environment, shared_memory=str(DEFAULT_DIRECTORY))
-    mixed, _ = _pair(bench, size, floats=False)
-    floats, _ = _pair(bench, size, floats=True)
-    return {
-        "u8": mode_of(alone, "u8"),
-        **{codec: mode_of(mixed, codec) for codec in others},
-        "u8, shared memory": mode_of(same_host, "u8"),
-        "u8 + float": mode_of(floats, "u8"),
-    }
-
-
-def _pair(bench: Bench, size: Size, floats: bool) -> tuple[Worker, dict[str, str]]:
-    """A device with an engine in a domain of their own, and the environment that others in it need."""
-    environment = bench.environment(bench.domain())
-    bench.engine(bench.folder(size.height, size.width), constant(floats), environment)
-    return _device(bench, size, environment), environment
-
-
-def _device(bench: Bench, size: Size, environment: dict[str, str], **config: str) -> Worker:
-    folder = str(bench.folder(size.height, size.width))
-    device = bench.worker("device", {"folder": folder, **size.config, **config}, environment)
-    device.ready()
-    return device
+    folder = bench.folder(size.height, size.width)
+    systems: dict[str, Run] = {}
+    for floats in (False, True):
+        environment = bench.environment(bench.domain())
+        bench.engine(folder, constant(floats), environment)
+        device = bench.worker("device", {"folder": str(folder), **size.config}, environment)
+        device.ready()
+        if floats:
+            systems["u8 + float"] = mode_of(device, "u8")
+        else:
+            codecs = ("u8", "jpeg:90", "f16", "f32") if complete else ("u8", "jpeg:90")
+            systems |= {codec: mode_of(device, codec) for codec in codecs}
+            shared = {"folder": str(folder), "shared_memory": str(DEFAULT_DIRECTORY), **size.config}
+            same_host = bench.worker("device", shared, environment)
+            same_host.ready()
+            systems["u8, shared memory"] = mode_of(same_host, "u8")
+    return systems
 
 
 def _floors(bench: Bench, size: Size) -> dict[str, Run]:
