@@ -1,4 +1,4 @@
-"""The compiled loop over a picture's bytes (``pixels.c``), where the installation has built it.
+"""The compiled loop over a picture's bytes (``native/pixels.c``), where the installation has built it.
 
 It is optional: without a C compiler at installation there is none, and numpy does the same, bit for bit, at about half
 the speed.
@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-LIBRARY = Path(__file__).with_name("pixels.ctypes.so")
+LIBRARY = Path(__file__).parent / "native" / "pixels.abi3.so"
 _SYMBOL = "inference_service_planes_1"
 
-# (pixels, stride, tables, planes, plane, rows, columns, channels): pointers as addresses; see pixels.c.
+# (pixels, stride, tables, planes, plane, rows, columns, channels): pointers as addresses; see native/pixels.c.
 PlanesKernel = Callable[[int, int, int, int, int, int, int, int], Any]
 
 

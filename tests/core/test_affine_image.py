@@ -151,7 +151,7 @@ def test_the_kernel_is_used_where_it_fits(implementation: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("content", [None, b"", b"no library"])
 def test_a_library_that_is_missing_or_broken_is_done_without(content: bytes | None, tmp_path: Path) -> None:
-    library = tmp_path / "pixels.ctypes.so"
+    library = tmp_path / "pixels.abi3.so"
     if content is not None:
         library.write_bytes(content)
     assert pixel_kernel.load(library) is None
