@@ -124,11 +124,13 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
 
 def _array(path: Path, name: str, entry: Mapping[str, Any]) -> NDArray[Any]:
     dtype, shape, data = entry["dtype"], entry["shape"], entry["data"]
-    if dtype == "BF16":
-        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
-    if dtype not in _DTYPES:
+    if dtype != "BF16" and dtype not in _DTYPES:
         raise PolicyFolderError(f"{path}: tensor '{name}' has dtype {dtype}; save it as float32")
-    return np.frombuffer(data, _DTYPES[dtype]).reshape(shape)
+    values: NDArray[Any] = np.frombuffer(data, _DTYPES.get(dtype, "<u2"))
+    if dtype == "BF16":
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    array: NDArray[Any] = values.reshape(shape)
+    return array
 
 
 def tensor_names(path: Path) -> list[str]:

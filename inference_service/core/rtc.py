@@ -90,12 +90,13 @@ def guidance_weight(time: float, max_weight: float = 10.0) -> np.float32:
     largest = np.float32(max_weight)
     tau = np.float32(1.0 - time)
     rest = np.float32(1) - tau
-    if rest == 0:
-        return np.float32(0)
-    squared = rest * rest
-    inverse_r2 = (squared + tau * tau) / squared
-    ratio = rest / tau if tau else largest
-    return np.float32(min(ratio * inverse_r2, largest))
+    weight: np.float32 = np.float32(0)
+    if rest != 0:
+        squared = rest * rest
+        inverse_r2 = (squared + tau * tau) / squared
+        ratio = rest / tau if tau else largest
+        weight = np.float32(min(ratio * inverse_r2, largest))
+    return weight
 
 
 class Guidance:

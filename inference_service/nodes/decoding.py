@@ -142,6 +142,6 @@ def decode_multi_array(message: Any, names: Sequence[str], topic: str) -> Float3
 def _finite(values: NDArray[np.float32], names: Sequence[str], topic: str) -> Float32:
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
-        what = ", ".join(names[i] if i < len(names) else str(i) for i in bad)
+        what = ", ".join(names[i] if i < len(names) else str(i) for i in bad.tolist())
         raise InvalidObservation(f"{topic}: {what} is not finite")
     return values

@@ -174,8 +174,8 @@ def prefix_mask(language: NDArray[Any], size: int) -> Float32:
     """
     visible = np.ones(size, np.bool_)
     visible[size - language.shape[1] :] = language[0]
-    mask = np.where(visible[:, None] & visible[None, :], np.float32(0), np.float32(MASKED))
-    return mask[None, None]
+    mask: Float32 = np.where(visible[:, None] & visible[None, :], np.float32(0), np.float32(MASKED))[None, None]
+    return mask
 
 
 def rtc_settings(folder: PolicyFolder) -> RtcSettings:
