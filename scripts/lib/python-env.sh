@@ -135,7 +135,7 @@ make_venv() {
 # What an environment was made from; equal stamps mean that there is nothing to do, and no network to ask.
 env_stamp() {
   local python=$1 version=$2 extras=$3
-  { cat "$REPO/pyproject.toml" "$REPO"/inference_service/core/native/pixels.c; printf '%s\n' "$python" "$version" "$extras" "$REPO"; } | sha256sum | cut -d ' ' -f 1
+  { cat "$REPO/pyproject.toml"; cat "$REPO"/inference_service/core/native/*.c 2>/dev/null || true; printf '%s\n' "$python" "$version" "$extras" "$REPO"; } | sha256sum | cut -d ' ' -f 1
 }
 
 # ensure_env DIR EXTRAS MINOR...  leaves a ready environment in DIR and its interpreter in ENV_PYTHON.
