@@ -1,4 +1,4 @@
-"""Pin an image to what it holds now: python3 docker/pins.py device [IMAGE] rewrites docker/constraints/device.txt.
+"""Pin an image to what it holds now: python3 docker/pins.py cuda [IMAGE] rewrites docker/constraints/cuda.txt.
 
 IMAGE is by default what `docker compose build` calls it. Comments stay, lines with a marker (after a semicolon), and
 cyclonedds, which goes with Debian's library.
@@ -30,4 +30,6 @@ def pin(name: str, image: str) -> None:
 
 
 if __name__ == "__main__":
-    pin(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else f"localhost/inference-service/{sys.argv[1]}:0.1.0")
+    name = sys.argv[1]
+    target = name if name in ("device", "sim") else f"engine-{name}"
+    pin(name, sys.argv[2] if len(sys.argv) > 2 else f"localhost/inference-service/{target}:0.1.0")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,38 +142,33 @@ def test_engine_ascend_starts_both_of_its_backends(build: Callable[[str], str]) 
         build("engine-ascend"), ["-c", script], entrypoint="/opt/venv/bin/python", network_mode="none", remove=True
     )
     for device in ("ascend_om", "ascend_om_3403"):
-        told = f"/model/config.om.json: no such file; backend '{device}' needs it".encode()
-        engine = client().containers.run(
-            build("engine-ascend"),
-            detach=True,
-            init=True,
-            network_mode="none",
-            read_only=True,
-            tmpfs={"/tmp": "mode=1777"},
-            environment={"ROS_DOMAIN_ID": "7", "ENGINE": "ascend", "ENGINE_DEVICE": device},
-            volumes={str(REPO / "policies/so101_act_demo"): {"bind": "/model", "mode": "ro"}},
-        )
-        try:
-            until(lambda e=engine, t=told: t in e.logs(), f"{device} says {told!r}", 60)  # type: ignore[misc]
+        told = f"/model/config.om.json: no such file; backend '{device}' needs it"
+        with _engine(build("engine-ascend"), told, 60, ENGINE="ascend", ENGINE_DEVICE=device) as engine:
             assert engine.exec_run(["inference-service", "health"]).exit_code == 1
-        finally:
-            engine.remove(force=True)
 
 
 def test_engine_cuda_computes_on_the_cpu_when_told(build: Callable[[str], str]) -> None:
+    ready = "Waiting for preprocessed batches"
+    with _engine(build("engine-cuda"), ready, 150, ENGINE="cuda", ENGINE_DEVICE="cpu") as engine:
+        assert b"inference_backend=lerobot, tensor_device=cpu" in engine.logs()
+        assert engine.exec_run(["inference-service", "health"]).exit_code == 0
+
+
+@contextmanager
+def _engine(image: str, told: str, patience_s: float, **environment: str) -> Iterator[Any]:
+    """An engine's container with the demonstration's policy, once it has said ``told``."""
     engine = client().containers.run(
-        build("engine-cuda"),
+        image,
         detach=True,
         init=True,
         network_mode="none",
         read_only=True,
         tmpfs={"/tmp": "mode=1777"},
-        environment={"ROS_DOMAIN_ID": "7", "ENGINE": "cuda", "ENGINE_DEVICE": "cpu"},
+        environment={"ROS_DOMAIN_ID": "7", **environment},
         volumes={str(REPO / "policies/so101_act_demo"): {"bind": "/model", "mode": "ro"}},
     )
     try:
-        until(lambda: b"Waiting for preprocessed batches" in engine.logs(), "the engine is ready", 150)
-        assert b"inference_backend=lerobot, tensor_device=cpu" in engine.logs()
-        assert engine.exec_run(["inference-service", "health"]).exit_code == 0
+        until(lambda: told.encode() in engine.logs(), f"the engine says {told!r}", patience_s)
+        yield engine
     finally:
         engine.remove(force=True)
